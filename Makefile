@@ -1,0 +1,35 @@
+# Everything a person runs. Each target installs what it needs (Debian packages, Go tools) and caches what is expensive in $WEFT_CACHE.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+WEFT_CACHE ?= $(if $(XDG_CACHE_HOME),$(XDG_CACHE_HOME),$(HOME)/.cache)/weft
+export WEFT_CACHE
+# Compiled dependencies survive a fresh clone; one directory for each compiler.
+export CARGO_TARGET_DIR ?= $(WEFT_CACHE)/target-$(shell rustc --version | cut -d' ' -f2)
+export PATH := $(WEFT_CACHE)/bin:$(PATH)
+
+.PHONY: help demo test lint unit mesh bench bench-small deps
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
+
+deps:
+	@tests/tools/deps.sh build
+
+demo: deps ## the mesh on this machine, no cluster: ARGS='--duration 20s --json', ARGS=--capture (as root)
+	@cargo build --locked --profile quick -p weft-cli -p weft-proxy -p weft-controller -p weft-ca
+	@"$(CARGO_TARGET_DIR)/quick/weft" demo $(ARGS)
+
+test: ## everything that must hold: format, lints, licences, unit, property, simulation, mesh and namespace tests
+	@tests/tools/deps.sh build test
+	@tests/tools/test.sh
+
+lint: deps ## format, clippy with warnings denied, licences and bans
+	@tests/tools/test.sh lint
+
+bench: ## Weft beside nginx, HAProxy, Envoy and the layer-4 floor in one run (root, two cores)
+	@tests/tools/deps.sh build
+	@tests/bench/run.sh $(ARGS)
+
+bench-small: ## instructions and allocations per request (callgrind), route-table match time
+	@tests/tools/deps.sh build
+	@tests/bench/small.sh $(ARGS)

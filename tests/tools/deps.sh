@@ -1,0 +1,57 @@
+#!/usr/bin/env bash
+# Installs what the named groups need: `build` (a C compiler for aws-lc), `test` (real clients, servers, iptables, Go tools, cargo-deny).
+# Repeating it is cheap: what is there is not asked for again.
+set -euo pipefail
+cache=${WEFT_CACHE:-$HOME/.cache/weft}
+mkdir -p "$cache/bin"
+
+as_root() {
+  if [ "$(id -u)" = 0 ]; then "$@"; elif command -v sudo >/dev/null; then sudo "$@"; else return 1; fi
+}
+
+# apt_missing COMMAND=PACKAGE...: installs the packages whose command is not on PATH
+apt_missing() {
+  local want=() pair
+  for pair in "$@"; do
+    PATH="$PATH:/usr/sbin:/sbin" command -v "${pair%%=*}" >/dev/null || want+=("${pair##*=}")
+  done
+  [ ${#want[@]} = 0 ] && return
+  echo "installing ${want[*]}"
+  if ! as_root env DEBIAN_FRONTEND=noninteractive sh -c '
+      printf "#!/bin/sh\nexit 101\n" > /usr/sbin/policy-rc.d && chmod +x /usr/sbin/policy-rc.d
+      trap "rm -f /usr/sbin/policy-rc.d" EXIT
+      apt-get update -qq && apt-get install -y -qq --no-install-recommends "$@" >/dev/null' sh "${want[@]}"; then
+    echo "weft: cannot install ${want[*]}: run as root or install them yourself" >&2
+    exit 1
+  fi
+}
+
+# go_tool NAME MODULE@VERSION
+go_tool() {
+  [ -x "$cache/bin/$1" ] && return
+  command -v go >/dev/null || { echo "weft: Go is needed to build $1; install the Go toolchain" >&2; exit 1; }
+  echo "building $1"
+  GOBIN="$cache/bin" go install "$2"
+}
+
+for group in "$@"; do
+  case $group in
+    build)
+      command -v cargo >/dev/null || { echo "weft: Rust is needed: install rustup, rust-toolchain.toml names the version" >&2; exit 1; }
+      apt_missing cc=gcc make=make
+      ;;
+    test)
+      apt_missing curl=curl ip=iproute2 iptables=iptables nghttp=nghttp2-client nghttpd=nghttp2-server wrk=wrk nginx=nginx-light \
+        redis-server=redis-server redis-cli=redis-tools tcpdump=tcpdump
+      go_tool h2spec github.com/summerwind/h2spec/cmd/h2spec@v2.2.1+incompatible
+      go_tool grpcurl github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.9.3
+      if [ ! -x "$cache/bin/cargo-deny" ]; then
+        echo "building cargo-deny (once, about eight minutes)"
+        CARGO_TARGET_DIR="$cache/cargo-deny-target" cargo install cargo-deny --locked --root "$cache/cargo-deny" --quiet
+        ln -sf "$cache/cargo-deny/bin/cargo-deny" "$cache/bin/cargo-deny"
+        rm -rf "$cache/cargo-deny-target"
+      fi
+      ;;
+    *) echo "deps.sh: unknown group $group" >&2; exit 2 ;;
+  esac
+done

@@ -1,0 +1,29 @@
+#!/usr/bin/env bash
+# The whole test run, in the order in which a mistake is cheapest to find. `test.sh lint` stops after the checks that run nothing.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+
+step() { printf '\n== %s\n' "$*"; }
+left_out=()
+
+step "format"
+cargo fmt --all --check
+step "lints (warnings are errors)"
+cargo clippy --locked --workspace --all-targets --quiet -- -D warnings
+step "licences, bans, sources"
+cargo deny --log-level error check licenses bans sources
+[ "${1:-}" = lint ] && exit 0
+
+step "unit, property, simulation and mesh tests"
+cargo test --locked --workspace --quiet
+
+step "network namespaces and capture"
+if [ "$(id -u)" = 0 ] && ip netns add weft-probe 2>/dev/null; then
+  ip netns del weft-probe
+  cargo test --locked --quiet -p weft-test-netns -- --ignored --test-threads 1
+else
+  left_out+=("network-namespace tests: they need root and network namespaces")
+fi
+
+step "done"
+for line in ${left_out[@]+"${left_out[@]}"}; do echo "left out: $line"; done
