@@ -1,0 +1,25 @@
+//! `weft`: the command line. `demo` runs the mesh on this machine, `dump` shows what a proxy believes, `explain` says why a
+//! request goes where it goes, `check` finds mistakes in a folder of objects.
+
+mod sample;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "weft", version, about = "A service mesh that speaks only Gateway API")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// The sample application of the shop: answers, fails and dawdles as told
+    Sample(sample::Args),
+}
+
+fn main() -> anyhow::Result<()> {
+    match Cli::parse().command {
+        Command::Sample(args) => sample::run(args),
+    }
+}
