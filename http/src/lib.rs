@@ -15,4 +15,5 @@
 //! - [`h2`]: HTTP/2, server and client side, flow control and abuse limits.
 //! - [`hpack`]: header compression.
 
+pub mod h1;
 pub mod head;
