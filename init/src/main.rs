@@ -1,0 +1,98 @@
+//! `weft-init`: captures the pod's TCP traffic for the sidecar, then ends. Runs as the init container.
+
+use clap::{Args, Parser, Subcommand};
+use ipnet::IpNet;
+use std::{collections::BTreeSet, path::PathBuf};
+use weft_init::{Backend, Family, Plan};
+
+#[derive(Parser)]
+#[command(name = "weft-init", version, about = "Captures a pod's TCP traffic for its sidecar")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Apply the rules, read them back and compare
+    Apply(PlanArgs),
+    /// Compare the rules in force with the plan; changes nothing
+    Verify(PlanArgs),
+    /// Print the rules of both families; changes nothing and needs no rights
+    Print(PlanArgs),
+    /// Take every rule of Weft away
+    Remove,
+}
+
+#[derive(Args)]
+struct PlanArgs {
+    /// User id of the proxy; its own traffic is never captured
+    #[arg(long, env = "WEFT_PROXY_UID", default_value_t = 2102)]
+    proxy_uid: u32,
+    /// Port on which the proxy accepts what the application sends
+    #[arg(long, env = "WEFT_OUTBOUND_PORT", default_value_t = 15001)]
+    outbound_port: u16,
+    /// Port on which the proxy accepts what is sent to the application
+    #[arg(long, env = "WEFT_INBOUND_PORT", default_value_t = 15006)]
+    inbound_port: u16,
+    /// Inbound ports that are not captured, comma-separated
+    #[arg(long, env = "WEFT_EXCLUDE_INBOUND_PORTS", value_delimiter = ',')]
+    exclude_inbound_ports: Vec<u16>,
+    /// Destination ports that are not captured, comma-separated
+    #[arg(long, env = "WEFT_EXCLUDE_OUTBOUND_PORTS", value_delimiter = ',')]
+    exclude_outbound_ports: Vec<u16>,
+    /// Destination networks that are not captured, comma-separated CIDRs
+    #[arg(long, env = "WEFT_EXCLUDE_OUTBOUND_NETWORKS", value_delimiter = ',')]
+    exclude_outbound_networks: Vec<IpNet>,
+    /// nft or legacy; found out when not given
+    #[arg(long, env = "WEFT_IPTABLES")]
+    backend: Option<Backend>,
+    /// Enter this network namespace first (a path such as /run/netns/NAME)
+    #[arg(long)]
+    netns: Option<PathBuf>,
+}
+
+impl PlanArgs {
+    fn plan(&self) -> Plan {
+        Plan {
+            proxy_uid: self.proxy_uid,
+            outbound_port: self.outbound_port,
+            inbound_port: self.inbound_port,
+            exclude_inbound_ports: BTreeSet::from_iter(self.exclude_inbound_ports.iter().copied()),
+            exclude_outbound_ports: BTreeSet::from_iter(self.exclude_outbound_ports.iter().copied()),
+            exclude_outbound_networks: self.exclude_outbound_networks.clone(),
+        }
+    }
+    fn enter(&self) -> anyhow::Result<()> {
+        let Some(path) = &self.netns else { return Ok(()) };
+        let file =
+            std::fs::File::open(path).map_err(|e| anyhow::anyhow!("network namespace {}: {e}", path.display()))?;
+        nix::sched::setns(file, nix::sched::CloneFlags::CLONE_NEWNET)
+            .map_err(|e| anyhow::anyhow!("cannot enter the network namespace {}: {e}", path.display()))
+    }
+}
+
+fn main() -> anyhow::Result<()> {
+    match Cli::parse().command {
+        Command::Apply(args) => {
+            args.enter()?;
+            let backend = weft_init::apply(&args.plan(), args.backend)?;
+            println!("capture is in force (iptables-{backend})");
+        }
+        Command::Verify(args) => {
+            args.enter()?;
+            let backend = args.backend.map_or_else(Backend::detect, Ok);
+            let backend = backend.map_err(|[nft, legacy]| anyhow::anyhow!("nft: {nft}; legacy: {legacy}"))?;
+            weft_init::verify(&args.plan(), backend)?;
+            println!("capture is in force (iptables-{backend})");
+        }
+        Command::Print(args) => {
+            let plan = args.plan();
+            for (family, title) in [(Family::V4, "IPv4"), (Family::V6, "IPv6")] {
+                print!("# {title}\n{}", plan.transaction(family, &[])?);
+            }
+        }
+        Command::Remove => weft_init::remove()?,
+    }
+    Ok(())
+}
