@@ -2,7 +2,7 @@
 
 use clap::{Args, Parser, Subcommand};
 use ipnet::IpNet;
-use std::{collections::BTreeSet, path::PathBuf};
+use std::{collections::BTreeSet, net::IpAddr, path::PathBuf, process::ExitCode};
 use weft_init::{Backend, Family, Plan};
 
 #[derive(Parser)]
@@ -42,7 +42,7 @@ struct PlanArgs {
     #[arg(long, env = "WEFT_EXCLUDE_OUTBOUND_PORTS", value_delimiter = ',')]
     exclude_outbound_ports: Vec<u16>,
     /// Destination networks that are not captured, comma-separated CIDRs
-    #[arg(long, env = "WEFT_EXCLUDE_OUTBOUND_NETWORKS", value_delimiter = ',')]
+    #[arg(long, env = "WEFT_EXCLUDE_OUTBOUND_NETWORKS", value_delimiter = ',', value_parser = network)]
     exclude_outbound_networks: Vec<IpNet>,
     /// nft or legacy; found out when not given
     #[arg(long, env = "WEFT_IPTABLES")]
@@ -72,7 +72,24 @@ impl PlanArgs {
     }
 }
 
-fn main() -> anyhow::Result<()> {
+/// A CIDR, or a single address.
+fn network(s: &str) -> Result<IpNet, String> {
+    s.parse::<IpNet>()
+        .or_else(|_| s.parse::<IpAddr>().map(IpNet::from))
+        .map_err(|_| "neither an IP address nor a CIDR such as 10.0.0.0/8".into())
+}
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("weft-init: {e:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> anyhow::Result<()> {
     match Cli::parse().command {
         Command::Apply(args) => {
             args.enter()?;
