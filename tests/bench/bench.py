@@ -1,0 +1,648 @@
+#!/usr/bin/env python3
+"""Sidecar benchmark: one command runs every peer in turn and prints a table. See README.md."""
+import argparse
+import json
+import os
+import re
+import resource
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import time
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path.insert(0, HERE)
+import peers as P  # noqa: E402
+
+PREFIX = os.environ.get("WEFTBENCH_NS", "wb")          # at most 4 letters; lets two runs coexist
+CLI, SRV_NS = PREFIX + "-cli", PREFIX + "-srv"
+TICK = os.sysconf("SC_CLK_TCK")
+LOAD_CPU = os.environ.get("WEFTBENCH_LOAD_CPU", "0")    # load generator + upstream server
+PROXY_CPU = os.environ.get("WEFTBENCH_PROXY_CPU", "1")  # both sidecars
+NICE = os.environ.get("WEFTBENCH_NICE", "-15")          # so that other work on the machine disturbs little
+FIFO = os.environ.get("WEFTBENCH_FIFO", "1") == "1"      # real-time scheduling during the latency cases
+UID = 1337
+
+
+class Ctx:
+    def __init__(self):
+        self.here = HERE
+        self.work = os.environ.get("WEFTBENCH_DIR", "/tmp/weftbench")
+        os.makedirs(self.work, exist_ok=True)
+        os.chmod(self.work, 0o755)
+
+    def output(self, argv):
+        r = subprocess.run(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        return r.stdout
+
+    def tool(self, name):
+        """A program that setup.sh installed, or that WEFTBENCH_<NAME> names."""
+        env = os.environ.get("WEFTBENCH_" + name.upper())
+        return env or os.path.join(self.work, "bin", name)
+
+
+def sh(cmd, check=True):
+    r = subprocess.run(["bash", "-c", cmd], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if check and r.returncode:
+        raise RuntimeError(f"{cmd}\n{r.stdout}")
+    return r.stdout
+
+
+def in_ns(ns, argv, cpu, uid=None):
+    out = ["nsenter", f"--net=/run/netns/{ns}", "nice", "-n", NICE, "taskset", "-c", cpu]
+    if uid:
+        out += ["setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups"]
+    return out + argv
+
+
+# ---------------------------------------------------------------- topology
+
+def net_down():
+    for ns in (CLI, SRV_NS):
+        sh(f"ip netns del {ns} 2>/dev/null", check=False)
+    sh(f"ip link del {PREFIX}-br 2>/dev/null", check=False)
+
+
+def net_up():
+    net_down()
+    sh(f"ip link add {PREFIX}-br type bridge && ip link set {PREFIX}-br up")
+    for ns, ip in ((CLI, "10.77.0.1"), (SRV_NS, P.SRV)):
+        v = ns.replace("-", "v")
+        sh(f"""ip netns add {ns}
+ip link add {v} type veth peer name eth0 netns {ns}
+ip link set {v} master {PREFIX}-br up
+ip -n {ns} addr add {ip}/24 dev eth0; ip -n {ns} link set eth0 up; ip -n {ns} link set lo up
+nsenter --net=/run/netns/{ns} sysctl -qw net.ipv4.ip_local_port_range='1024 65535' net.ipv4.tcp_tw_reuse=1 net.core.somaxconn=4096 net.ipv4.ip_local_reserved_ports=4140-4200,5201,8080-8099,15000-15060""")
+
+
+def redirect(peer, pair):
+    """The init container's rules: application ports to the sidecars, the sidecars' own traffic exempt."""
+    for ns in (CLI, SRV_NS):
+        sh(f"nsenter --net=/run/netns/{ns} iptables -t nat -F")
+    ex = f"-m owner ! --uid-owner {UID}"
+    for app, port in peer.out_ports.items():
+        sh(f"nsenter --net=/run/netns/{CLI} iptables -t nat -A OUTPUT -p tcp -d {P.SRV} --dport {app} {ex} -j REDIRECT --to-ports {port}")
+    for app, port in (peer.in_ports.items() if pair else ()):
+        sh(f"nsenter --net=/run/netns/{SRV_NS} iptables -t nat -A PREROUTING -i eth0 -p tcp --dport {app} -j REDIRECT --to-ports {port}")
+    for ns in (CLI, SRV_NS):
+        sh(f"nsenter --net=/run/netns/{ns} sysctl -qw net.netfilter.nf_conntrack_tcp_timeout_time_wait=1", check=False)
+
+
+def certs(ctx):
+    d = ctx.work + "/certs"
+    if os.path.exists(d + "/server/both.pem"):
+        return
+    sh(f"""set -e; mkdir -p {d}/ca {d}/client {d}/server; cd {d}
+openssl ecparam -name prime256v1 -genkey -noout -out ca/key.pem
+openssl req -x509 -new -key ca/key.pem -subj /CN=mesh-ca -days 3650 -out ca/ca.pem -addext basicConstraints=critical,CA:TRUE
+for w in client server; do
+  openssl ecparam -name prime256v1 -genkey -noout | openssl pkcs8 -topk8 -nocrypt -out $w/key.pem
+  openssl req -new -key $w/key.pem -subj /CN=$w -out $w/csr.pem
+  printf "subjectAltName=DNS:{P.SNI},URI:spiffe://cluster.local/ns/default/sa/$w\\nextendedKeyUsage=serverAuth,clientAuth\\nbasicConstraints=CA:FALSE\\n" > $w/ext
+  openssl x509 -req -in $w/csr.pem -CA ca/ca.pem -CAkey ca/key.pem -CAcreateserial -days 3650 -extfile $w/ext -out $w/cert.pem
+  cp ca/ca.pem $w/ca.pem; cat $w/cert.pem $w/key.pem > $w/both.pem
+done; chmod -R a+rX .; chmod a+r */*.pem""")
+
+
+class Proc:
+    def __init__(self, argv, env=None, log=None):
+        e = dict(os.environ)
+        e.update(env or {})
+        out = open(log, "ab") if log else subprocess.DEVNULL
+        self.p = subprocess.Popen(argv, env=e, stdin=subprocess.DEVNULL, stdout=out, stderr=out)
+        self.pid = self.p.pid
+
+    def tree(self):
+        pids, todo = [], [self.pid]
+        while todo:
+            p = todo.pop()
+            pids.append(p)
+            try:
+                with open(f"/proc/{p}/task/{p}/children") as f:
+                    todo += [int(x) for x in f.read().split()]
+            except OSError:
+                pass
+        return pids
+
+    def cpu(self):
+        t = 0
+        for p in self.tree():
+            try:
+                with open(f"/proc/{p}/stat") as f:
+                    f = f.read().rsplit(")", 1)[1].split()
+                t += int(f[11]) + int(f[12])
+            except OSError:
+                pass
+        return t / TICK
+
+    def rss(self):
+        kb = 0
+        for p in self.tree():
+            try:
+                with open(f"/proc/{p}/status") as f:
+                    kb += int(re.search(r"VmRSS:\s+(\d+)", f.read()).group(1))
+            except (OSError, AttributeError):
+                pass
+        return kb / 1024
+
+    def stop(self):
+        if self.p.poll() is None:
+            self.p.send_signal(signal.SIGTERM)
+            try:
+                self.p.wait(1.5)
+            except subprocess.TimeoutExpired:
+                self.p.kill()
+                self.p.wait()
+
+
+def upstream(ctx):
+    """The servers behind every peer, on the load CPU: nginx (HTTP/1.1), nghttpd (h2c, with a grpc-status
+    trailer; answers only once the request body is complete), iperf3 (bulk)."""
+    d = ctx.work + "/upstream"
+    os.makedirs(d + "/www", exist_ok=True)
+    for name, n in (("1k", 1024), ("64k", 65536), ("grpc", 128)):
+        with open(f"{d}/www/{name}", "w") as f:
+            f.write("x" * n)
+    server = lambda lst: f"""
+  server {{ listen {lst} backlog=4096; root {d}/www; location / {{ }} }}"""
+    with open(d + "/nginx.conf", "w") as f:
+        f.write(f"""daemon off; master_process off; worker_processes 1; pid {d}/pid; error_log {d}/err error;
+events {{ worker_connections 20000; }}
+http {{ access_log off; sendfile on; tcp_nopush on; tcp_nodelay on; default_type application/octet-stream;
+  open_file_cache max=100 inactive=1h; keepalive_requests 1000000000; keepalive_timeout 600s;
+  client_body_temp_path {d}/b; proxy_temp_path {d}/p; fastcgi_temp_path {d}/f; uwsgi_temp_path {d}/u; scgi_temp_path {d}/s;
+{server(P.H1)}{server(P.TCPH)}
+}}
+""")
+    return [Proc(in_ns(SRV_NS, ["nginx", "-c", d + "/nginx.conf", "-e", d + "/err"], LOAD_CPU), log=d + "/log"),
+            Proc(in_ns(SRV_NS, ["nghttpd", "--no-tls", "-n1", "-m", "1024", "--trailer", "grpc-status: 0",
+                                "-d", d + "/www", str(P.H2)], LOAD_CPU)),
+            Proc(in_ns(SRV_NS, ["iperf3", "-s", "-p", str(P.BULK)], LOAD_CPU))]
+
+
+# ---------------------------------------------------------------- measuring
+
+def cpu_lines():
+    out = {}
+    with open("/proc/stat") as f:
+        for line in f:
+            if line.startswith("cpu"):
+                v = line.split()
+                n = [int(x) for x in v[1:9]]
+                out[v[0]] = ((n[0] + n[1] + n[2] + n[5] + n[6]) / TICK, n[7] / TICK)
+    return out
+
+
+def busy_fraction(seconds):
+    a = cpu_lines()["cpu"]
+    time.sleep(seconds)
+    b = cpu_lines()["cpu"]
+    return (b[0] - a[0] + b[1] - a[1]) / seconds
+
+
+def wait_quiet(limit, threshold=0.15):
+    """Waits until the machine, our idle sidecars included, uses less than `threshold` of one core."""
+    t0 = time.time()
+    while True:
+        f = busy_fraction(0.5)
+        if f < threshold or time.time() - t0 > limit:
+            return f
+        time.sleep(2)
+
+
+class Window:
+    """CPU of the sidecars, of each core, and of everything that is not ours, over a `with` block."""
+
+    def __init__(self, side, others):
+        self.side, self.others = side, others
+
+    def __enter__(self):
+        self.t = time.time()
+        self.s0 = {k: p.cpu() for k, p in self.side.items()}
+        self.o0 = sum(p.cpu() for p in self.others)
+        r = resource.getrusage(resource.RUSAGE_CHILDREN)
+        self.c0 = r.ru_utime + r.ru_stime
+        r = resource.getrusage(resource.RUSAGE_SELF)
+        self.m0 = r.ru_utime + r.ru_stime
+        self.l0 = cpu_lines()
+        return self
+
+    def __exit__(self, *a):
+        w = time.time() - self.t
+        l1 = cpu_lines()
+        self.cpu = {k: p.cpu() - self.s0[k] for k, p in self.side.items()}
+        own = sum(self.cpu.values()) + sum(p.cpu() for p in self.others) - self.o0
+        r = resource.getrusage(resource.RUSAGE_CHILDREN)
+        load = r.ru_utime + r.ru_stime - self.c0
+        r = resource.getrusage(resource.RUSAGE_SELF)
+        own += load + r.ru_utime + r.ru_stime - self.m0
+        busy = l1["cpu"][0] - self.l0["cpu"][0]
+        steal = l1["cpu"][1] - self.l0["cpu"][1]
+        self.info = {
+            "wall": round(w, 2), "loadgen_cpu": round(load, 2),
+            "core_load": round((l1["cpu" + LOAD_CPU][0] - self.l0["cpu" + LOAD_CPU][0]) / w, 2),
+            "core_proxy": round((l1["cpu" + PROXY_CPU][0] - self.l0["cpu" + PROXY_CPU][0]) / w, 2),
+            "foreign": round(max(0.0, busy - own) / w, 3), "steal": round(steal / w, 3),
+        }
+
+
+def client(argv, timeout=60, fifo=False):
+    r = subprocess.run(in_ns(CLI, (["chrt", "-f", "10"] if fifo else []) + argv, LOAD_CPU), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=timeout)
+    if r.returncode:
+        raise RuntimeError(f"{argv[0]}: {r.stderr[-300:]} {r.stdout[-300:]}")
+    return r.stdout
+
+
+def url(port, path):
+    return f"http://{P.SRV}:{port}{path}"
+
+
+def wrk(port, path, conns, secs, close=False):
+    argv = ["wrk", "-t1", f"-c{conns}", f"-d{secs}s"] + (["-H", "Connection: close"] if close else []) + [url(port, path)]
+    out = client(argv)
+    n = int(re.search(r"(\d+) requests in", out).group(1))
+    rate = float(re.search(r"Requests/sec:\s+([\d.]+)", out).group(1))
+    bad = re.search(r"Non-2xx or 3xx responses: (\d+)", out)
+    err = re.search(r"Socket errors: (.*)", out)
+    return {"n": n, "rps": rate, "bad": int(bad.group(1)) if bad else 0, "err": err.group(1) if err else ""}
+
+
+def h2load(ctx, secs):
+    body = ctx.work + "/body"
+    if not os.path.exists(body):
+        with open(body, "w") as f:
+            f.write("z" * 128)
+    out = client(["h2load", "-t1", "-c8", "-m16", f"-D{secs}", "-d", body, url(P.H2, "/grpc")])
+    m = re.search(r"requests: (\d+) total, \d+ started, (\d+) done, (\d+) succeeded, (\d+) failed", out)
+    rate = float(re.search(r"finished in [^,]+, ([\d.]+) req/s", out).group(1))
+    return {"n": int(m.group(2)), "rps": rate, "bad": int(m.group(4)), "err": ""}
+
+
+def oha(ctx, port, path, rate, conns, secs, h2=False):
+    argv = [ctx.tool("oha"), "-q", str(rate), "-z", f"{secs}s", "-c", str(conns), "--latency-correction",
+            "--no-tui", "--output-format", "json"]
+    if h2:
+        argv += ["--http2", "-p", "4", "-m", "POST", "-d", "z" * 128]
+    j = json.loads(client(argv + [url(port, path)], fifo=FIFO))
+    lp = j["latencyPercentiles"]
+    codes = j.get("statusCodeDistribution", {})
+    n = sum(codes.values())
+    us = lambda k: round(lp[k] * 1e6, 1) if lp.get(k) is not None else None
+    return {"n": n, "rps": j["summary"]["requestsPerSec"], "bad": n - codes.get("200", 0), "err": "",
+            "p50": us("p50"), "p90": us("p90"), "p99": us("p99"), "p999": us("p99.9")}
+
+
+def bulk(secs, reverse):
+    out = json.loads(client(["iperf3", "-c", P.SRV, "-p", str(P.BULK), "-t", str(secs), "-J"] + (["-R"] if reverse else [])))
+    b = out["end"]["sum_received"]
+    return {"n": b["bytes"] / 1e9 * 1000, "gbps": b["bits_per_second"] / 1e9, "bad": 0, "err": ""}
+
+
+def cases(ctx, a):
+    s = a.seconds
+    return {
+        "sat_h1_1k": ("h1", lambda: wrk(P.H1, "/1k", 32, s)),
+        "sat_h1_64k": ("h1", lambda: wrk(P.H1, "/64k", 32, s)),
+        "lat_h1_1k": ("h1", lambda: oha(ctx, P.H1, "/1k", a.rate, 32, s + 6)),
+        "newconn_h1": ("h1", lambda: wrk(P.H1, "/1k", 16, s, close=True)),
+        "sat_h2": ("h2", lambda: h2load(ctx, s)),
+        "lat_h2": ("h2", lambda: oha(ctx, P.H2, "/grpc", a.rate, 8, s + 6, h2=True)),
+        "newconn_mtls": ("tcp", lambda: wrk(P.TCPH, "/1k", 16, s, close=True)),
+        "bulk_up": ("tcp", lambda: bulk(s, False)),
+        "bulk_down": ("tcp", lambda: bulk(s, True)),
+    }
+
+
+def schedule(procs, fifo):
+    """Real-time scheduling for the latency cases (far from saturation), so that whatever else runs on the
+    machine is preempted at once; back to normal for the others."""
+    if not FIFO:
+        return
+    for p in procs:
+        for pid in p.tree():
+            try:
+                for tid in os.listdir(f"/proc/{pid}/task"):
+                    os.sched_setscheduler(int(tid), os.SCHED_FIFO if fifo else os.SCHED_OTHER, os.sched_param(10 if fifo else 0))
+            except OSError:
+                pass
+
+
+class Run:
+    def __init__(self, ctx, args):
+        self.ctx, self.a = ctx, args
+        self.results = open(args.results, "a")
+        self.servers = []
+
+    def emit(self, **kw):
+        kw["t"] = round(time.time())
+        self.results.write(json.dumps(kw) + "\n")
+        self.results.flush()
+        if not self.a.quiet:
+            print(" ".join(f"{k}={v}" for k, v in kw.items() if k != "t"), flush=True)
+
+    def start(self, peer, side, mode):
+        argv, env = peer.command(side, mode)
+        ns = CLI if side == "out" else SRV_NS
+        return Proc(in_ns(ns, argv, PROXY_CPU, UID), env,
+                    os.path.join(peer.dir, f"{side}-{mode}.log"))
+
+    def start_timed(self, peer, mode):
+        """Starts the outbound sidecar while a client is polling already; milliseconds to the first 200."""
+        w = subprocess.Popen(in_ns(CLI, [sys.executable, HERE + "/probe.py", "wait", P.SRV, str(P.H1), "/1k", "20"], LOAD_CPU),
+                             stdout=subprocess.PIPE, text=True)
+        w.stdout.readline()
+        t0 = time.monotonic()
+        out = self.start(peer, "out", mode)
+        line = w.stdout.readline().strip()
+        w.wait()
+        if w.returncode:
+            out.stop()
+            raise RuntimeError("no answer within 20 s")
+        return out, (float(line) - t0) * 1e3
+
+    def one(self, rnd, peer, mode):
+        side = {}
+        redirect(peer, mode == "pair")
+        try:
+            if peer.name != "none":
+                if mode == "pair":
+                    side["in"] = self.start(peer, "in", mode)
+                    time.sleep(2.0)
+                wait_quiet(self.a.wait)
+                side["out"], ms = self.start_timed(peer, mode)
+                self.emit(round=rnd, peer=peer.name, mode=mode, case="first200", ms=round(ms, 1))
+                time.sleep(1)
+                self.emit(round=rnd, peer=peer.name, mode=mode, case="rss_idle",
+                          **{k: round(p.rss(), 1) for k, p in side.items()})
+            for name, (need, fn) in cases(self.ctx, self.a).items():
+                if need not in peer.cases or (self.a.cases and name not in self.a.cases):
+                    continue
+                if mode == "onehop" and name not in ("sat_h1_1k", "lat_h1_1k"):
+                    continue
+                if name.startswith("sat_"):
+                    warm = argparse.Namespace(**{**vars(self.a), "seconds": 1})
+                    try:
+                        cases(self.ctx, warm)[name][1]()
+                    except Exception:
+                        pass  # the measured run will say so
+                for _ in range(1 + self.a.retries):
+                    quiet = wait_quiet(self.a.wait)
+                    schedule(list(side.values()) + self.servers, name.startswith("lat_"))
+                    try:
+                        with Window(side, self.servers) as w:
+                            r = fn()
+                    except Exception as e:  # a peer that cannot do a case must not end the run
+                        self.emit(round=rnd, peer=peer.name, mode=mode, case=name, failed=str(e)[-300:])
+                        break
+                    n = r["n"] or 1
+                    cpu = {f"cpu_{k}_us": round(v * 1e6 / n, 2) for k, v in w.cpu.items()}
+                    cpu["cpu_us"] = round(sum(w.cpu.values()) * 1e6 / n, 2)
+                    noisy = w.info["foreign"] > self.a.noise
+                    self.emit(round=rnd, peer=peer.name, mode=mode, case=name, **r, **cpu, **w.info, quiet=round(quiet, 2), noisy=noisy)
+                    if not noisy:
+                        break
+            schedule(list(side.values()) + self.servers, False)
+            if mode == "pair" and side and "h1" in peer.cases and (not self.a.cases or "rss_1000" in self.a.cases):
+                h = subprocess.Popen(in_ns(CLI, [sys.executable, HERE + "/probe.py", "hold", P.SRV, str(P.H1), "/1k", "1000", "3"], LOAD_CPU),
+                                     stdout=subprocess.PIPE, text=True)
+                line = h.stdout.readline().strip()
+                time.sleep(1)
+                self.emit(round=rnd, peer=peer.name, mode=mode, case="rss_1000", held=line,
+                          **{k: round(p.rss(), 1) for k, p in side.items()})
+                h.wait()
+        except Exception as e:
+            self.emit(round=rnd, peer=peer.name, mode=mode, case="run", failed=str(e)[-500:])
+        finally:
+            for p in side.values():
+                p.stop()
+
+    def syscalls(self, peer, port, path, h2):
+        """System calls per request of each sidecar (strace -c) at the fixed rate, then where its CPU goes (perf)."""
+        side = {}
+        redirect(peer, True)
+        try:
+            side["in"] = self.start(peer, "in", "pair")
+            time.sleep(2)
+            side["out"], _ = self.start_timed(peer, "pair")
+            oha(self.ctx, port, path, self.a.rate, 32 if not h2 else 8, 2, h2)
+            res = {}
+            for k, p in side.items():
+                log = os.path.join(peer.dir, f"strace-{k}")
+                st = subprocess.Popen(["strace", "-f", "-c", "-S", "calls", "-o", log] + [x for q in p.tree() for x in ("-p", str(q))],
+                                      stderr=subprocess.DEVNULL)
+                time.sleep(0.7)
+                r = oha(self.ctx, port, path, self.a.rate, 32 if not h2 else 8, 4, h2)
+                st.send_signal(signal.SIGINT)
+                st.wait()
+                calls = {}
+                with open(log) as f:
+                    for line in f:
+                        m = re.match(r"\s*[\d.]+\s+[\d.]+\s+\d+\s+(\d+)\s+(?:\d+\s+)?(\w+)$", line)
+                        if m and m.group(2) != "total":
+                            calls[m.group(2)] = round(int(m.group(1)) / max(1, r["n"]), 2)
+                res[k] = {c: v for c, v in calls.items() if v >= 0.03}
+                res[k]["all"] = round(sum(calls.values()), 2)
+            self.emit(peer=peer.name, case="syscalls_h2" if h2 else "syscalls_h1", **res)
+            # share of CPU samples in the kernel, and the heaviest symbols, at saturation
+            data = os.path.join(peer.dir, "perf.data")
+            pids = ",".join(str(q) for p in side.values() for q in p.tree())
+            pf = subprocess.Popen(["perf", "record", "-q", "-e", "cpu-clock", "-F", "997", "-o", data, "-p", pids],
+                                  stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            time.sleep(0.5)
+            if h2:
+                h2load(self.ctx, 4)
+            else:
+                wrk(port, path, 32, 4)
+            pf.send_signal(signal.SIGINT)
+            pf.wait()
+            rep = sh(f"perf report -i {data} --no-children --sort dso,symbol --stdio -g none 2>/dev/null | grep -v '^#' | grep -v '^$'", check=False)
+            kern, top = 0.0, []
+            for line in rep.splitlines():
+                m = re.match(r"\s*([\d.]+)%\s+(\S+)\s+\[(.)\]\s+(.*)", line)
+                if not m:
+                    continue
+                pct = float(m.group(1))
+                if m.group(3) == "k":
+                    kern += pct
+                if len(top) < 12:
+                    top.append(f"{pct:.1f}% {m.group(2)} {m.group(4).strip()[:60]}")
+            self.emit(peer=peer.name, case="perf_h2" if h2 else "perf_h1", kernel_pct=round(kern, 1), top=top)
+        except Exception as e:
+            self.emit(peer=peer.name, case="syscalls", failed=str(e)[-300:])
+        finally:
+            for p in side.values():
+                p.stop()
+
+    def go(self, peers):
+        certs(self.ctx)
+        net_up()
+        self.servers = upstream(self.ctx)
+        time.sleep(1)
+        try:
+            for rnd in range(self.a.first_round, self.a.first_round + self.a.rounds):
+                k = (rnd - 1) % max(1, len(peers))
+                for peer in peers[k:] + peers[:k]:
+                    self.one(rnd, peer, "pair")
+                    if "onehop" in peer.cases and not self.a.no_onehop:
+                        self.one(rnd, peer, "onehop")
+        finally:
+            for s in self.servers:
+                s.stop()
+            net_down()
+
+
+# ---------------------------------------------------------------- table
+
+def priority():
+    """Own session, and the scheduler's autogroup of it raised, so that `nice` counts across sessions."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the `finally` clauses clean up
+    try:
+        os.setsid()
+    except OSError:
+        pass
+    try:
+        with open("/proc/self/autogroup", "w") as f:
+            f.write(NICE)
+    except OSError:
+        pass
+
+
+def load(path):
+    with open(path) as f:
+        return [json.loads(x) for x in f if x.strip()]
+
+
+def pick(rows, peer, mode, case, key):
+    got = [r for r in rows if r["peer"] == peer and r["mode"] == mode and r["case"] == case and r.get(key) is not None]
+    clean = [r for r in got if not r.get("noisy")]
+    return [r[key] for r in (clean or got)]
+
+
+COLUMNS = [
+    ("pair", "sat_h1_1k", "rps", "H1 1k req/s", "{:.0f}"), ("pair", "sat_h1_1k", "cpu_us", "H1 1k CPU us/req", "{:.1f}"),
+    ("pair", "sat_h1_64k", "rps", "H1 64k req/s", "{:.0f}"), ("pair", "sat_h1_64k", "cpu_us", "H1 64k CPU us/req", "{:.1f}"),
+    ("pair", "sat_h2", "rps", "H2 128B req/s", "{:.0f}"), ("pair", "sat_h2", "cpu_us", "H2 CPU us/req", "{:.1f}"),
+    ("pair", "newconn_h1", "rps", "new conn req/s", "{:.0f}"), ("pair", "newconn_h1", "cpu_us", "new conn CPU us", "{:.0f}"),
+    ("pair", "newconn_mtls", "rps", "new mTLS/s", "{:.0f}"), ("pair", "newconn_mtls", "cpu_us", "new mTLS CPU us", "{:.0f}"),
+    ("pair", "bulk_up", "gbps", "bulk up Gb/s", "{:.2f}"), ("pair", "bulk_down", "gbps", "bulk down Gb/s", "{:.2f}"),
+    ("pair", "bulk_up", "cpu_us", "bulk up CPU us/MB", "{:.0f}"), ("pair", "bulk_down", "cpu_us", "bulk down CPU us/MB", "{:.0f}"),
+    ("pair", "lat_h1_1k", "p50", "H1 p50 us", "{:.0f}"), ("pair", "lat_h1_1k", "p90", "H1 p90 us", "{:.0f}"),
+    ("pair", "lat_h1_1k", "p99", "H1 p99 us", "{:.0f}"), ("pair", "lat_h1_1k", "p999", "H1 p99.9 us", "{:.0f}"),
+    ("pair", "lat_h1_1k", "cpu_us", "H1 CPU us/req at fixed rate", "{:.0f}"),
+    ("pair", "lat_h2", "p50", "H2 p50 us", "{:.0f}"), ("pair", "lat_h2", "p99", "H2 p99 us", "{:.0f}"),
+    ("pair", "lat_h2", "p999", "H2 p99.9 us", "{:.0f}"), ("pair", "lat_h2", "cpu_us", "H2 CPU us/req at fixed rate", "{:.0f}"),
+    ("pair", "rss_idle", "out", "RSS idle out MiB", "{:.1f}"), ("pair", "rss_idle", "in", "RSS idle in MiB", "{:.1f}"),
+    ("pair", "rss_1000", "out", "RSS 1000 conns out MiB", "{:.1f}"), ("pair", "rss_1000", "in", "RSS 1000 conns in MiB", "{:.1f}"),
+    ("pair", "first200", "ms", "start to first 200 ms", "{:.0f}"),
+    ("onehop", "sat_h1_1k", "rps", "one plain hop req/s", "{:.0f}"), ("onehop", "sat_h1_1k", "cpu_us", "one hop CPU us/req", "{:.1f}"),
+    ("onehop", "lat_h1_1k", "p50", "one hop p50 us", "{:.0f}"), ("onehop", "lat_h1_1k", "p99", "one hop p99 us", "{:.0f}"),
+]
+
+
+def table(rows, base="envoy"):
+    names = [c.name for c in P.ALL if any(r["peer"] == c.name for r in rows)]
+    print("| figure (median [min-max], ratio to %s) | %s |" % (base, " | ".join(names)))
+    print("|---|" + "---|" * len(names))
+    summary = {}
+    for mode, case, key, title, fmt in COLUMNS:
+        ref = pick(rows, base, mode, case, key)
+        ref = statistics.median(ref) if ref else None
+        cells = []
+        for n in names:
+            v = pick(rows, n, mode, case, key)
+            if not v or (n == "none" and key.startswith("cpu")):
+                cells.append("-")
+                continue
+            m = statistics.median(v)
+            ratio = f" x{m / ref:.2f}" if ref else ""
+            summary.setdefault(n, {})[f"{mode}.{case}.{key}"] = {"median": m, "min": min(v), "max": max(v), "n": len(v),
+                                                                 "ratio": round(m / ref, 3) if ref else None}
+            cells.append(f"{fmt.format(m)} [{fmt.format(min(v))}-{fmt.format(max(v))}]{ratio}")
+        if any(c != "-" for c in cells):
+            print(f"| {title} | " + " | ".join(cells) + " |")
+    return summary
+
+
+def main():
+    ap = argparse.ArgumentParser(description=__doc__)
+    sub = ap.add_subparsers(dest="cmd", required=True)
+    r = sub.add_parser("run", help="measure and print the table")
+    r.add_argument("--peers", help="comma-separated; default: every one available")
+    r.add_argument("--cases", type=lambda s: s.split(","), help="comma-separated case names")
+    r.add_argument("--rounds", type=int, default=3)
+    r.add_argument("--first-round", type=int, default=1, help="number of the first round, when adding to a results file")
+    r.add_argument("--seconds", type=int, default=6)
+    r.add_argument("--rate", type=int, default=1000, help="requests per second of the latency cases")
+    r.add_argument("--wait", type=float, default=120, help="longest wait for a quiet machine, seconds")
+    r.add_argument("--noise", type=float, default=0.15, help="foreign CPU (cores) above which a sample is repeated")
+    r.add_argument("--retries", type=int, default=1)
+    r.add_argument("--no-onehop", action="store_true")
+    r.add_argument("--quiet", action="store_true")
+    r.add_argument("--results", default=None)
+    y = sub.add_parser("syscalls", help="system calls per request (strace -c) and CPU profile (perf) of each peer")
+    y.add_argument("--peers", default="envoy,nginx")
+    y.add_argument("--rate", type=int, default=1000)
+    y.add_argument("--results", default=None)
+    t = sub.add_parser("table", help="print the table of a results file")
+    t.add_argument("results")
+    t.add_argument("--base", default="envoy")
+    sub.add_parser("sizes", help="versions and binary sizes of the peers")
+    sub.add_parser("certs", help="make the test certificates")
+    sub.add_parser("down", help="remove the namespaces")
+    a = ap.parse_args()
+    ctx = Ctx()
+    if a.cmd == "down":
+        return net_down()
+    if a.cmd == "certs":
+        return certs(ctx)
+    if a.cmd == "table":
+        s = table(load(a.results), a.base)
+        with open(os.path.splitext(a.results)[0] + ".summary.json", "w") as f:
+            json.dump(s, f, indent=1)
+        return None
+    avail = []
+    for c in P.ALL:
+        p = c(ctx)
+        b = p.binary()
+        if c is P.NoProxy or (b and os.path.exists(b)):
+            avail.append(p)
+    if a.cmd == "sizes":
+        for p in avail:
+            if p.binary():
+                print(json.dumps({"peer": p.name, "version": p.version(), "MB": round(os.path.getsize(p.binary()) / 1e6, 1), "note": p.note}))
+        return None
+    if a.peers:
+        want = a.peers.split(",")
+        avail = [p for n in want for p in avail if p.name == n]
+    a.results = a.results or os.path.join(ctx.work, f"results-{int(time.time())}.jsonl")
+    print("peers:", ", ".join(p.name for p in avail), "| results:", a.results, flush=True)
+    priority()
+    if a.cmd == "syscalls":
+        a.quiet = False
+        r = Run(ctx, a)
+        certs(ctx)
+        net_up()
+        r.servers = upstream(ctx)
+        time.sleep(1)
+        try:
+            for p in avail:
+                r.syscalls(p, P.H1, "/1k", False)
+                if "h2" in p.cases:
+                    r.syscalls(p, P.H2, "/grpc", True)
+        finally:
+            for s in r.servers:
+                s.stop()
+            net_down()
+        return None
+    Run(ctx, a).go(avail)
+    print()
+    s = table(load(a.results))
+    with open(os.path.splitext(a.results)[0] + ".summary.json", "w") as f:
+        json.dump(s, f, indent=1)
+    return None
+
+
+if __name__ == "__main__":
+    sys.exit(main())
