@@ -1,1 +1,1 @@
-//! 
+//! Certificates.
