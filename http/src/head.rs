@@ -200,6 +200,20 @@ impl Head {
         let value = self.store(value);
         self.fields.push(Field { at: at as u32, name: name.len() as u16, known, live: true, value });
     }
+    /// Adds a field whose name may be in any case, unless `keep` says no; tells what the name is either way.
+    #[inline]
+    pub fn add_any_case_if(&mut self, name: &[u8], value: &[u8], keep: impl FnOnce(Known) -> bool) -> Known {
+        let at = self.buf.len();
+        self.buf.extend(name.iter().map(u8::to_ascii_lowercase));
+        let known = Known::of(&self.buf[at..]);
+        if keep(known) {
+            let value = self.store(value);
+            self.fields.push(Field { at: at as u32, name: name.len() as u16, known, live: true, value });
+        } else {
+            self.buf.truncate(at);
+        }
+        known
+    }
     /// Fields in order: (known, name, value).
     #[inline]
     pub fn fields(&self) -> impl Iterator<Item = (Known, &[u8], &[u8])> {

@@ -17,3 +17,4 @@
 
 pub mod h1;
 pub mod head;
+pub mod syntax;

@@ -27,12 +27,22 @@
 //!
 //! Idle connections own no buffers: partial heads, held bytes and output come from a free list of the thread and go back to it ([`spare`]).
 
+/// Heads from the thread's free list.
+mod pool {
+    use crate::head::Head;
+    pub(super) fn take() -> Box<Head> {
+        Box::default()
+    }
+    pub(super) fn give(_head: Box<Head>) {}
+}
+
 mod body;
 mod client;
 mod encode;
 mod parse;
 mod server;
 pub mod spare;
+mod websocket;
 
 pub use client::Client;
 pub use server::Server;
@@ -138,6 +148,8 @@ pub enum Close {
     Now,
     /// The peer may still be sending: shut down our side, read and discard for [`Config::linger`], then close; else a reset may destroy the last answer.
     Linger,
+    /// At once, with a reset: a body without length or chunks was cut off, and an orderly close would make it look complete.
+    Reset,
 }
 
 /// The peer's bytes cannot be understood, or must not be. The codec takes nothing more; the relay answers with `status` where a response
@@ -215,6 +227,8 @@ pub enum Reason {
     WrongSwitch,
     #[error("bytes without a request")]
     Unsolicited,
+    #[error("more bytes behind the request than may be held")]
+    Pipelined,
     #[error("too many interim responses")]
     TooManyInterim,
 }

@@ -1,1 +1,570 @@
-//! placeholder
+//! Heads: httparse finds the tokens in one scan over the bytes where they lie, then every rule of RFC 9112 that it leaves open is checked here,
+//! and what remains is copied into a [`Head`]. Hop-by-hop fields end here, framing becomes a [`Framing`].
+//!
+//! Whatever two implementations might read differently is refused: bare LF, obs-fold, space before a colon, `Content-Length` beside
+//! `Transfer-Encoding`, any coding but `chunked`, any doubt about the host.
+
+use super::body::Framing;
+use super::pool;
+use super::{Config, MAX_FIELDS, ParseError, Reason, RequestInfo, UPGRADE_IGNORED, spare};
+use crate::head::{Head, Known, Pseudo};
+use crate::syntax;
+use httparse::{Error, Header, Status};
+use std::mem::MaybeUninit;
+
+pub(super) struct Request {
+    pub head: Box<Head>,
+    pub framing: Framing,
+    pub info: RequestInfo,
+    /// HEAD: the response has no body.
+    pub is_head: bool,
+    /// Bytes of the head.
+    pub len: usize,
+}
+
+pub(super) struct Response {
+    pub head: Box<Head>,
+    pub framing: Framing,
+    pub keep_alive: bool,
+    /// 101, and to the protocol that was asked for.
+    pub switched: bool,
+    pub len: usize,
+}
+
+/// What the parser must know of the request.
+#[derive(Clone, Copy)]
+pub(super) struct Asked<'a> {
+    pub is_head: bool,
+    pub upgrade: Option<&'a [u8]>,
+}
+
+impl Reason {
+    /// The status that a client is told for its own mistake.
+    pub(super) fn request_status(self) -> u16 {
+        match self {
+            Reason::HeadTooLarge | Reason::TooManyFields => 431,
+            Reason::TargetTooLong => 414,
+            Reason::Version => 505,
+            Reason::Connect => 501,
+            _ => 400,
+        }
+    }
+    pub(super) fn by_client(self) -> ParseError {
+        ParseError { status: self.request_status(), reason: self }
+    }
+    /// An upstream's mistake.
+    pub(super) fn by_upstream(self) -> ParseError {
+        ParseError { status: 502, reason: self }
+    }
+}
+
+/// Appends a piece of a head to the buffer of partial heads, whose memory grows to `max` (and one byte, which proves the excess) and no further.
+pub(super) fn append(partial: &mut Vec<u8>, piece: &[u8], max: usize) {
+    spare::ensure(partial);
+    let need = partial.len() + piece.len();
+    if need > partial.capacity() {
+        partial.reserve_exact((need * 2).min(max.max(need)) - partial.len());
+    }
+    partial.extend_from_slice(piece);
+}
+
+/// Whether a head that arrives in pieces is to be parsed again: when a line has ended since `before`, or in its first bytes (so that what is not HTTP is refused at
+/// once). So the work is bounded by the number of lines, not of pieces.
+pub(super) fn worth_it(partial: &[u8], before: usize) -> bool {
+    partial.len() <= 32 || partial[before..].contains(&b'\n')
+}
+
+type Fields<'b> = [MaybeUninit<Header<'b>>; MAX_FIELDS];
+
+/// A request head at the front of `d`; `None`: it is incomplete.
+pub(super) fn request(d: &[u8], config: &Config) -> Result<Option<Request>, Reason> {
+    // one empty line before the request line is tolerated (RFC 9112, 2.2), more are not: each would be parsed again
+    let (d, blank) = match d {
+        [b'\r', b'\n', b'\r' | b'\n', ..] => return Err(Reason::RequestLine),
+        [b'\r', b'\n', rest @ ..] => (rest, 2),
+        [b'\n', ..] => return Err(Reason::LineEnd),
+        [b'\r'] => return Ok(None),
+        _ => (d, 0),
+    };
+    let mut space: Fields = [const { MaybeUninit::uninit() }; MAX_FIELDS];
+    let mut r = httparse::Request::new(&mut []);
+    let len = match r.parse_with_uninit_headers(d, &mut space[..config.max_fields.min(MAX_FIELDS)]) {
+        Ok(Status::Complete(n)) => n,
+        Ok(Status::Partial) => {
+            let line = d.iter().take(config.max_target + SLACK).position(|b| *b == b'\n').unwrap_or(d.len());
+            return if line >= config.max_target + SLACK {
+                Err(Reason::TargetTooLong)
+            } else if d.len() >= config.max_head {
+                Err(Reason::HeadTooLarge)
+            } else {
+                Ok(None)
+            };
+        }
+        Err(e) => return Err(request_error(e, d, config)),
+    };
+    let (Some(method), Some(target), Some(version)) = (r.method, r.path, r.version) else {
+        return Err(Reason::RequestLine);
+    };
+    let fields = &*r.headers;
+    if target.len() > config.max_target {
+        return Err(Reason::TargetTooLong);
+    }
+    if len > config.max_head {
+        return Err(Reason::HeadTooLarge);
+    }
+    line_ends(d, len, fields)?;
+
+    let mut head = pool::take();
+    let mut info = RequestInfo { http10: version == 0, ..Default::default() };
+    match request_fields(&mut head, &mut info, method.as_bytes(), target.as_bytes(), fields, config) {
+        Ok(framing) => Ok(Some(Request { head, framing, info, is_head: method == "HEAD", len: len + blank })),
+        Err(reason) => {
+            pool::give(head);
+            Err(reason)
+        }
+    }
+}
+
+/// Method, spaces and version beside the target in a request line; the longest registered method has 17 bytes.
+const SLACK: usize = 48;
+
+fn request_fields(
+    head: &mut Head,
+    info: &mut RequestInfo,
+    method: &[u8],
+    target: &[u8],
+    fields: &[Header<'_>],
+    config: &Config,
+) -> Result<Framing, Reason> {
+    head.set_pseudo(Pseudo::Method, method);
+    head.set_pseudo(Pseudo::Scheme, if config.https { b"https" } else { b"http" });
+    let in_target = target_form(head, method, target)?;
+
+    let mut framing = FramingFields::default();
+    let mut connection = ConnectionFields { keep_alive: !info.http10, ..Default::default() };
+    let mut host: Option<&[u8]> = None;
+    let mut upgrade: Option<&[u8]> = None;
+    for f in fields {
+        let value = f.value;
+        let known = head.add_any_case_if(f.name.as_bytes(), value, kept);
+        match known {
+            Known::Host if host.replace(value).is_some() => return Err(Reason::HostDuplicate),
+            Known::ContentLength => framing.length_of_request(value)?,
+            Known::TransferEncoding => framing.coding(value)?,
+            Known::Connection => connection.add(value),
+            Known::Te => info.te_trailers |= syntax::list(value).any(|t| t.eq_ignore_ascii_case(b"trailers")),
+            Known::Expect => info.expect_continue |= value.eq_ignore_ascii_case(b"100-continue"),
+            Known::Upgrade => upgrade = upgrade.or(Some(value)),
+            _ => {}
+        }
+    }
+    match host {
+        Some(value) => {
+            let normal = syntax::authority(value).map_err(|_| Reason::Authority)?;
+            if !in_target {
+                head.set_pseudo(Pseudo::Authority, &normal);
+            }
+        }
+        None if !info.http10 => return Err(Reason::HostMissing),
+        None => {}
+    }
+    let framing = framing.finish(info.http10)?.unwrap_or(Framing::None);
+    let bodyless = matches!(framing, Framing::None | Framing::Length(0));
+    if let Framing::Length(n) = framing {
+        add_length(head, n);
+    }
+    if info.te_trailers {
+        head.add(b"te", b"trailers");
+    }
+    if info.expect_continue && (info.http10 || bodyless) {
+        // RFC 9110, 10.1.1: ignored in HTTP/1.0, and meaningless without a body
+        head.remove(b"expect");
+        info.expect_continue = false;
+    }
+    info.keep_alive = connection.keep_alive && !connection.close;
+    connection.remove_nominated(head, fields);
+    if let Some(protocol) = upgrade
+        && connection.upgrade
+        && bodyless
+        && method == b"GET"
+        && !info.http10
+        && let Some(protocol) = syntax::list(protocol).find(|p| upgradable(p))
+    {
+        info.upgrade = true;
+        head.set_pseudo(Pseudo::Method, b"CONNECT");
+        head.set_pseudo(Pseudo::Protocol, &protocol.to_ascii_lowercase());
+        head.remove(b"content-length");
+    }
+    Ok(framing)
+}
+
+/// `Upgrade` is an offer that may be ignored (RFC 9110, 7.8), and is when it offers another version of HTTP or TLS: those are ours to choose, not the application's.
+fn upgradable(protocol: &[u8]) -> bool {
+    let name = protocol.split(|b| *b == b'/').next().unwrap_or_default();
+    let ours = [&b"h2c"[..], b"h2", b"http", b"tls"].iter().any(|p| name.eq_ignore_ascii_case(p));
+    !ours && protocol.len() <= 64 && protocol.split(|b| *b == b'/').all(syntax::is_token)
+}
+
+/// Which fields go into a [`Head`] as they are.
+#[inline]
+fn kept(known: Known) -> bool {
+    !known.hop_by_hop() && !matches!(known, Known::Host | Known::ContentLength | Known::Te)
+}
+
+/// RFC 9112, 3.2. True: the target itself had the authority, which then wins over `Host`.
+fn target_form(head: &mut Head, method: &[u8], target: &[u8]) -> Result<bool, Reason> {
+    if method == b"CONNECT" {
+        return Err(Reason::Connect);
+    }
+    if target.contains(&b'#') {
+        return Err(Reason::Target);
+    }
+    match target {
+        [b'/', ..] => head.set_pseudo(Pseudo::Path, target),
+        b"*" if method == b"OPTIONS" => head.set_pseudo(Pseudo::Path, target),
+        _ => {
+            let scheme = target.iter().position(|b| *b == b':').ok_or(Reason::Target)?;
+            let rest = target[scheme..].strip_prefix(b"://").ok_or(Reason::Target)?;
+            if !(target[..scheme].eq_ignore_ascii_case(b"http") || target[..scheme].eq_ignore_ascii_case(b"https")) {
+                return Err(Reason::Target);
+            }
+            let end = rest.iter().position(|b| matches!(b, b'/' | b'?')).unwrap_or(rest.len());
+            let (authority, path) = rest.split_at(end);
+            head.set_pseudo(Pseudo::Authority, &syntax::authority(authority).map_err(|_| Reason::Authority)?);
+            match path {
+                [] if method == b"OPTIONS" => head.set_pseudo(Pseudo::Path, b"*"), // RFC 9112, 3.2.4
+                [b'/', ..] => head.set_pseudo(Pseudo::Path, path),
+                _ => head.set_pseudo(Pseudo::Path, &[b"/", path].concat()),
+            }
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// A response head at the front of `d`; `None`: it is incomplete.
+pub(super) fn response(d: &[u8], asked: Asked<'_>, config: &Config) -> Result<Option<Response>, Reason> {
+    if matches!(d.first(), Some(b'\r' | b'\n')) {
+        return Err(Reason::StatusLine);
+    }
+    let mut space: Fields = [const { MaybeUninit::uninit() }; MAX_FIELDS];
+    let mut r = httparse::Response::new(&mut []);
+    let mut parser = httparse::ParserConfig::default();
+    // RFC 9112, 5.1: a proxy removes it from responses
+    parser.allow_spaces_after_header_name_in_responses(true);
+    let limit = config.max_fields.min(MAX_FIELDS);
+    let len = match parser.parse_response_with_uninit_headers(&mut r, d, &mut space[..limit]) {
+        Ok(Status::Complete(n)) => n,
+        Ok(Status::Partial) if d.len() >= config.max_head => return Err(Reason::HeadTooLarge),
+        Ok(Status::Partial) => return Ok(None),
+        Err(e) => {
+            return Err(match e {
+                Error::TooManyHeaders => Reason::TooManyFields,
+                Error::HeaderName | Error::HeaderValue => Reason::Field,
+                Error::NewLine => Reason::LineEnd,
+                Error::Status | Error::Token | Error::Version => Reason::StatusLine,
+            });
+        }
+    };
+    let (Some(status @ 100..), Some(version)) = (r.code, r.version) else { return Err(Reason::StatusLine) };
+    if len > config.max_head {
+        return Err(Reason::HeadTooLarge);
+    }
+    let fields = &*r.headers;
+    line_ends(d, len, fields)?;
+
+    let mut head = pool::take();
+    head.status = status;
+    match response_fields(&mut head, status, version == 0, fields, asked) {
+        Ok((framing, keep_alive, switched)) => Ok(Some(Response { head, framing, keep_alive, switched, len })),
+        Err(reason) => {
+            pool::give(head);
+            Err(reason)
+        }
+    }
+}
+
+fn response_fields(
+    head: &mut Head,
+    status: u16,
+    http10: bool,
+    fields: &[Header<'_>],
+    asked: Asked<'_>,
+) -> Result<(Framing, bool, bool), Reason> {
+    let mut framing = FramingFields::default();
+    let mut connection = ConnectionFields { keep_alive: !http10, ..Default::default() };
+    let mut upgrade: Option<&[u8]> = None;
+    for f in fields {
+        let value = f.value;
+        match head.add_any_case_if(f.name.as_bytes(), value, kept) {
+            Known::ContentLength => framing.length_of_response(value)?,
+            Known::TransferEncoding => framing.coding(value)?,
+            Known::Connection => connection.add(value),
+            Known::Upgrade => upgrade = Some(value),
+            _ => {}
+        }
+    }
+    connection.remove_nominated(head, fields);
+    head.remove(UPGRADE_IGNORED);
+    let keep_alive = connection.keep_alive && !connection.close;
+    let declared = framing.finish(http10)?;
+    if status == 101 {
+        let asked = asked.upgrade.ok_or(Reason::UnsolicitedSwitch)?;
+        if !upgrade.is_some_and(|u| u.eq_ignore_ascii_case(asked)) || http10 {
+            return Err(Reason::WrongSwitch);
+        }
+        return Ok((Framing::UntilClose, false, true));
+    }
+    // RFC 9112, 6.3: these have no body whatever they declare; a length tells what a GET would have brought
+    let bodyless = asked.is_head || status < 200 || status == 204 || status == 304;
+    if let Some(Framing::Length(n)) = declared
+        && status >= 200
+        && status != 204
+    {
+        add_length(head, n);
+    }
+    let framing = match declared {
+        _ if bodyless => Framing::None,
+        Some(framing) => framing,
+        None if status == 205 => Framing::None, // RFC 9110, 15.3.6: no content
+        None => Framing::UntilClose,
+    };
+    Ok((framing, keep_alive && framing != Framing::UntilClose, false))
+}
+
+/// A trailer section with its last empty line at the front of `d`; outer `None`: it is incomplete, inner: nothing of it may be passed on.
+#[allow(clippy::type_complexity)]
+pub(super) fn trailers(d: &[u8], config: &Config) -> Result<Option<(Option<Box<Head>>, usize)>, Reason> {
+    let mut space = [httparse::EMPTY_HEADER; MAX_FIELDS];
+    let (len, fields) = match httparse::parse_headers(d, &mut space[..config.max_fields.min(MAX_FIELDS)]) {
+        Ok(Status::Complete(found)) => found,
+        Ok(Status::Partial) if d.len() >= config.max_head => return Err(Reason::HeadTooLarge),
+        Ok(Status::Partial) => return Ok(None),
+        Err(Error::TooManyHeaders) => return Err(Reason::TooManyFields),
+        Err(_) => return Err(Reason::Trailers),
+    };
+    if len > config.max_head {
+        return Err(Reason::HeadTooLarge);
+    }
+    line_ends(d, len, fields)?;
+    let mut head = pool::take();
+    let mut any = false;
+    for f in fields {
+        let known = head.add_any_case_if(f.name.as_bytes(), f.value, |_| true);
+        if let Some(name) = forbidden_trailer(known) {
+            pool::give(head);
+            return Err(Reason::ForbiddenTrailer(name));
+        }
+        any = true;
+    }
+    head.remove_if(|known, name, _| ignored_trailer(known, name));
+    if any && head.fields().next().is_some() {
+        return Ok(Some((Some(head), len)));
+    }
+    pool::give(head);
+    Ok(Some((None, len)))
+}
+
+/// Framing, routing and the connection's own fields: whoever sends them as a trailer wants somebody to merge them into the head.
+fn forbidden_trailer(known: Known) -> Option<&'static str> {
+    Some(match known {
+        Known::Connection => "connection",
+        Known::ContentLength => "content-length",
+        Known::Host => "host",
+        Known::Http2Settings => "http2-settings",
+        Known::KeepAlive => "keep-alive",
+        Known::ProxyConnection => "proxy-connection",
+        Known::Te => "te",
+        Known::Trailer => "trailer",
+        Known::TransferEncoding => "transfer-encoding",
+        Known::Upgrade => "upgrade",
+        Known::WeftMeta => "weft-meta",
+        Known::WeftClient => "weft-client",
+        _ => return None,
+    })
+}
+
+/// Request modifiers, authentication, content and response control (RFC 9110, 6.5.1): not passed on, no harm meant.
+pub(super) fn ignored_trailer(known: Known, name: &[u8]) -> bool {
+    known.hop_by_hop()
+        || matches!(
+            known,
+            Known::Authorization
+                | Known::ContentLength
+                | Known::ContentType
+                | Known::Cookie
+                | Known::Expect
+                | Known::Host
+                | Known::ProxyAuthorization
+                | Known::SetCookie
+                | Known::Te
+                | Known::Trailer
+        )
+        || matches!(
+            name,
+            b"content-encoding"
+                | b"content-range"
+                | b"cache-control"
+                | b"max-forwards"
+                | b"range"
+                | b"age"
+                | b"date"
+                | b"expires"
+                | b"location"
+                | b"retry-after"
+                | b"vary"
+                | b"warning"
+                | b"www-authenticate"
+                | b"proxy-authenticate"
+                | b"if-match"
+                | b"if-none-match"
+                | b"if-modified-since"
+                | b"if-unmodified-since"
+                | b"if-range"
+                | b"forwarded"
+                | b"x-request-id"
+        )
+        || name.starts_with(b"x-forwarded-")
+        || (name.starts_with(b"weft-") && known != Known::WeftError)
+}
+
+fn request_error(e: Error, d: &[u8], config: &Config) -> Reason {
+    match e {
+        Error::TooManyHeaders => Reason::TooManyFields,
+        Error::HeaderName | Error::HeaderValue => Reason::Field,
+        Error::NewLine => Reason::LineEnd,
+        _ if d.starts_with(b"PRI * HTTP/2") => Reason::Http2Preface,
+        _ if d.starts_with(&[0x16, 3]) => Reason::Tls,
+        Error::Version => {
+            // `GET / HTTP/1.7` is a version; `GET /` and a line end, as HTTP/0.9 has it, never gets here
+            let line = d.split(|b| *b == b'\r').next().unwrap_or_default();
+            let version = line.rsplit(|b| *b == b' ').next().unwrap_or_default();
+            match version {
+                [b'H', b'T', b'T', b'P', b'/', major, b'.', minor]
+                    if major.is_ascii_digit() && minor.is_ascii_digit() =>
+                {
+                    Reason::Version
+                }
+                _ => Reason::RequestLine,
+            }
+        }
+        Error::Token if d.len() > config.max_target + SLACK && !d[..config.max_target + SLACK].contains(&b'\n') => {
+            Reason::TargetTooLong
+        }
+        Error::Token | Error::Status => Reason::RequestLine,
+    }
+}
+
+/// httparse accepts a bare LF as a line end. Lines begin at every field, at the empty line, and at `len`: CR LF must be before each.
+fn line_ends(d: &[u8], len: usize, fields: &[Header<'_>]) -> Result<(), Reason> {
+    let start = |f: &Header<'_>| f.name.as_ptr() as usize - d.as_ptr() as usize;
+    let after_crlf = |at: usize| at == 0 || (at >= 2 && d[at - 2..at] == *b"\r\n");
+    if fields.iter().all(|f| after_crlf(start(f))) && len >= 2 && after_crlf(len - 2) && after_crlf(len) {
+        Ok(())
+    } else {
+        Err(Reason::LineEnd)
+    }
+}
+
+/// `Content-Length` and `Transfer-Encoding` of one head.
+#[derive(Default)]
+struct FramingFields {
+    length: Option<u64>,
+    chunked: bool,
+}
+
+impl FramingFields {
+    /// A second one is refused even when equal: no honest client sends it, and lists (`5, 5`) are read differently everywhere.
+    fn length_of_request(&mut self, value: &[u8]) -> Result<(), Reason> {
+        let n = syntax::decimal(value).ok_or(Reason::ContentLength)?;
+        if self.length.replace(n).is_some() { Err(Reason::ContentLengthDuplicate) } else { Ok(()) }
+    }
+    /// Applications are less careful: equal ones become one (RFC 9112, 6.3).
+    fn length_of_response(&mut self, value: &[u8]) -> Result<(), Reason> {
+        let n = syntax::decimal(value).ok_or(Reason::ContentLength)?;
+        if self.length.replace(n).is_some_and(|o| o != n) { Err(Reason::ContentLengthDuplicate) } else { Ok(()) }
+    }
+    fn coding(&mut self, value: &[u8]) -> Result<(), Reason> {
+        if self.chunked || !value.eq_ignore_ascii_case(b"chunked") {
+            return Err(Reason::TransferEncoding);
+        }
+        self.chunked = true;
+        Ok(())
+    }
+    fn finish(self, http10: bool) -> Result<Option<Framing>, Reason> {
+        match self {
+            FramingFields { chunked: true, .. } if http10 => Err(Reason::CodingInHttp10),
+            FramingFields { chunked: true, length: Some(_) } => Err(Reason::LengthAndCoding),
+            FramingFields { chunked: true, length: None } => Ok(Some(Framing::Chunked)),
+            FramingFields { length, .. } => Ok(length.map(Framing::Length)),
+        }
+    }
+}
+
+/// The `Connection` fields of one head.
+#[derive(Default)]
+struct ConnectionFields {
+    keep_alive: bool,
+    close: bool,
+    upgrade: bool,
+    /// It names something else, too.
+    nominates: bool,
+}
+
+impl ConnectionFields {
+    fn add(&mut self, value: &[u8]) {
+        for option in syntax::list(value) {
+            match option.len() {
+                5 if option.eq_ignore_ascii_case(b"close") => self.close = true,
+                7 if option.eq_ignore_ascii_case(b"upgrade") => self.upgrade = true,
+                10 if option.eq_ignore_ascii_case(b"keep-alive") => self.keep_alive = true,
+                _ => self.nominates = true,
+            }
+        }
+    }
+    /// Removes what `Connection` nominates (RFC 9110, 7.6.1), except fields that are meant for the recipient: nobody may make us drop the
+    /// application's authentication, or the client address that somebody before us vouched for.
+    fn remove_nominated(&self, head: &mut Head, fields: &[Header<'_>]) {
+        if !self.nominates {
+            return;
+        }
+        let nominated = |name: &[u8]| {
+            let connections = fields.iter().filter(|f| f.name.eq_ignore_ascii_case("connection"));
+            connections.flat_map(|f| syntax::list(f.value)).any(|option| option.eq_ignore_ascii_case(name))
+        };
+        head.remove_if(|known, name, _| !protected(known, name) && nominated(name));
+    }
+}
+
+/// Fields that `Connection` cannot take away.
+fn protected(known: Known, name: &[u8]) -> bool {
+    !matches!(known, Known::Other)
+        || matches!(
+            name,
+            b"accept"
+                | b"cache-control"
+                | b"date"
+                | b"etag"
+                | b"forwarded"
+                | b"last-modified"
+                | b"location"
+                | b"origin"
+                | b"range"
+                | b"referer"
+                | b"tracestate"
+                | b"vary"
+                | b"via"
+                | b"x-real-ip"
+        )
+        || name.starts_with(b"weft-")
+        || name.starts_with(b"x-forwarded-")
+        || name.starts_with(b"content-")
+        || name.starts_with(b"if-")
+        || name.starts_with(b"sec-")
+}
+
+/// `Content-Length` as we understood it.
+fn add_length(head: &mut Head, n: u64) {
+    let mut digits = [0; 20];
+    head.add(b"content-length", super::encode::decimal(n, &mut digits));
+}
