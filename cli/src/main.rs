@@ -1,6 +1,8 @@
 //! `weft`: the command line. `demo` runs the mesh on this machine, `dump` shows what a proxy believes, `explain` says why a
 //! request goes where it goes, `check` finds mistakes in a folder of objects.
 
+mod demo;
+mod metrics;
 mod sample;
 
 use clap::{Parser, Subcommand};
@@ -14,12 +16,15 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Run the mesh on this machine, without a cluster
+    Demo(demo::Args),
     /// The sample application of the shop: answers, fails and dawdles as told
     Sample(sample::Args),
 }
 
 fn main() -> anyhow::Result<()> {
     match Cli::parse().command {
+        Command::Demo(args) => demo::run(args),
         Command::Sample(args) => sample::run(args),
     }
 }

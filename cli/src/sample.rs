@@ -41,7 +41,8 @@ fn listen(s: &str) -> Result<SocketAddr, String> {
     full.parse().map_err(|_| "not HOST:PORT or :PORT".into())
 }
 
-fn duration(s: &str) -> Result<Duration, String> {
+/// `400ms` or `2s`.
+pub fn duration(s: &str) -> Result<Duration, String> {
     let (number, unit) = s.split_at(s.find(|c: char| !c.is_ascii_digit()).ok_or("needs a unit: ms or s")?);
     let n: u64 = number.parse().map_err(|_| "not a number".to_string())?;
     match unit {

@@ -1,0 +1,245 @@
+//! The stage: CA, controller, and for each workload its application and its sidecar, as processes of their own. Two ways to put a workload apart from the others:
+//! a block of loopback addresses (no root), or a network namespace with the real iptables rules (`--capture`).
+
+use super::{
+    cluster::{Cluster, Service, Workload},
+    process::{Process, Processes},
+};
+use anyhow::{Context as _, bail};
+use serde_json::{Value, json};
+use std::{
+    fs,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
+    process::Command,
+    time::{Duration, Instant},
+};
+
+/// The user that sidecars run as under capture: the one whose traffic the rules exempt.
+const PROXY_UID: u32 = 2102;
+pub const TRUST_DOMAIN: &str = "shop.example";
+/// Address of the node on the bridge under capture: CA and controller listen there.
+const NODE: Ipv4Addr = Ipv4Addr::new(10, 244, 255, 254);
+
+pub struct Stage {
+    pub cluster: Cluster,
+    pub state: PathBuf,
+    processes: Processes,
+    capture: bool,
+    bin: PathBuf,
+    net: Option<Bridge>,
+}
+
+impl Stage {
+    /// Starts everything and waits until every sidecar is ready.
+    pub fn build(folder: &Path, state: &Path, capture: bool) -> anyhow::Result<Stage> {
+        let cluster = Cluster::new(folder, &state.join("shop"))?;
+        let bin = std::env::current_exe()?.parent().context("this program lies nowhere")?.to_owned();
+        let net = if capture { Some(Bridge::new(&cluster, &bin)?) } else { None };
+        for d in ["logs", "ca", "tokens", "sidecars"] {
+            fs::create_dir_all(state.join(d))?;
+        }
+        let mut stage = Stage { cluster, state: state.into(), processes: Processes::default(), capture, bin, net };
+        stage.start_control_plane()?;
+        for w in stage.cluster.workloads.clone() {
+            stage.start_workload(&w)?;
+        }
+        stage.wait_ready()?;
+        Ok(stage)
+    }
+
+    fn node(&self) -> IpAddr {
+        if self.capture { NODE.into() } else { Ipv4Addr::new(127, 88, 0, 1).into() }
+    }
+
+    fn run(&mut self, name: &str, prefix: &[String], program: &str, args: &[String]) -> anyhow::Result<()> {
+        let p = Process::start(name, prefix, &self.bin.join(program), args, &self.state.join("logs"))?;
+        self.processes.push(p);
+        Ok(())
+    }
+
+    fn start_control_plane(&mut self) -> anyhow::Result<()> {
+        let _ = (&self.processes, TRUST_DOMAIN);
+        bail!("control plane flags")
+    }
+
+    fn start_workload(&mut self, w: &Workload) -> anyhow::Result<()> {
+        let prefix = self.net.as_ref().map(|n| n.enter(w)).unwrap_or_default();
+        let port = w.ports.first().copied().context("a Deployment of the demo needs a containerPort")?;
+        let listen = if self.capture { SocketAddr::new(w.ip.into(), port) } else { w.app(port) };
+        let mut args: Vec<String> = w.command.iter().skip(1).filter(|a| !a.starts_with("--listen")).cloned().collect();
+        args.push(format!("--listen={listen}"));
+        if w.command.first().map(String::as_str) != Some("weft") {
+            bail!(
+                "Deployment of pod {}: the demo can only run the command `weft sample ...`, not {:?}",
+                w.name,
+                w.command
+            );
+        }
+        self.run(&w.name, &prefix, "weft", &args)?;
+        if w.meshed {
+            let config = self.state.join("sidecars").join(format!("{}.yaml", w.name));
+            fs::write(&config, serde_json::to_string_pretty(&self.sidecar(w))?)?;
+            let mut prefix = prefix;
+            if self.capture {
+                prefix.extend(
+                    [
+                        "setpriv",
+                        &format!("--reuid={PROXY_UID}"),
+                        &format!("--regid={PROXY_UID}"),
+                        "--clear-groups",
+                        "--",
+                    ]
+                    .map(str::to_owned),
+                );
+            }
+            self.run(
+                &format!("{}.sidecar", w.name),
+                &prefix,
+                "weft-proxy",
+                &["--config".into(), config.display().to_string()],
+            )?;
+        }
+        Ok(())
+    }
+
+    /// The start configuration of a workload's sidecar.
+    fn sidecar(&self, w: &Workload) -> Value {
+        let address = |ip: Ipv4Addr, port: u16| SocketAddr::new(ip.into(), port);
+        let capture = if self.capture {
+            json!({"kernel": {"outbound": ["0.0.0.0:15001"], "inbound": ["0.0.0.0:15006"]}})
+        } else {
+            let others = || self.cluster.workloads.iter().filter(|o| o.meshed);
+            let dial = others()
+                .flat_map(|o| o.ports.iter().map(move |p| json!({"original": address(o.ip, *p), "to": o.inbound(*p)})));
+            let listen = |s: &Service| json!({"listen": w.outbound(s), "original": address(s.cluster_ip, s.port)});
+            json!({"mapped": {
+                "outbound": self.cluster.services.iter().map(listen).collect::<Vec<_>>(),
+                "inbound": w.ports.iter().map(|p| json!({"listen": w.inbound(*p), "original": address(w.ip, *p)})).collect::<Vec<_>>(),
+                "dial": dial.collect::<Vec<_>>(),
+                "app": w.ports.iter().map(|p| json!({"original": address(w.ip, *p), "to": w.app(*p)})).collect::<Vec<_>>(),
+            }})
+        };
+        let identity = format!("spiffe://{TRUST_DOMAIN}/ns/{}/sa/{}", w.namespace, w.service_account);
+        json!({
+            "pod": {"uid": w.uid, "ips": [w.ip], "namespace": w.namespace, "name": w.name, "identity": identity},
+            "capture": capture,
+            "admin": self.admin(w),
+            "credentials": {"ca": {
+                "address": SocketAddr::new(self.node(), 15010),
+                "token": self.state.join("tokens").join(&w.name),
+                "bundle": self.state.join("ca/bundle.pem"),
+                "state": self.state.join("sidecars").join(&w.name),
+            }},
+            "controller": {
+                "address": SocketAddr::new(self.node(), 15012),
+                "identity": format!("spiffe://{TRUST_DOMAIN}/ns/weft-system/sa/weft-controller"),
+            },
+        })
+    }
+
+    pub fn admin(&self, w: &Workload) -> SocketAddr {
+        if self.capture { SocketAddr::new(w.ip.into(), 15020) } else { w.admin() }
+    }
+
+    /// What the front end dials to reach a Service port.
+    pub fn service_address(&self, from: &Workload, s: &Service) -> SocketAddr {
+        if self.capture { SocketAddr::new(s.cluster_ip.into(), s.port) } else { from.outbound(s) }
+    }
+
+    /// The network namespace that the load loop must enter.
+    pub fn namespace_of(&self, w: &Workload) -> Option<PathBuf> {
+        self.net.as_ref().map(|n| n.path(w))
+    }
+
+    fn wait_ready(&mut self) -> anyhow::Result<()> {
+        let end = Instant::now() + Duration::from_secs(30);
+        for w in self.cluster.workloads.clone().iter().filter(|w| w.meshed) {
+            loop {
+                self.processes.check()?;
+                if super::http_get(self.admin(w), "/ready").is_ok_and(|(status, _)| status == 200) {
+                    break;
+                }
+                if Instant::now() > end {
+                    bail!(
+                        "the sidecar of {} is not ready after 30 s; see {}",
+                        w.name,
+                        self.state.join("logs").display()
+                    );
+                }
+                std::thread::sleep(Duration::from_millis(10));
+            }
+        }
+        Ok(())
+    }
+
+    /// An error when one of the processes has ended.
+    pub fn check(&mut self) -> anyhow::Result<()> {
+        self.processes.check()
+    }
+
+    pub fn stop(&mut self) {
+        self.processes.stop();
+        self.net = None;
+    }
+}
+
+/// A bridge with a network namespace for each workload, and the init rules in each.
+struct Bridge {
+    name: String,
+    namespaces: Vec<String>,
+}
+
+impl Bridge {
+    fn new(cluster: &Cluster, bin: &Path) -> anyhow::Result<Bridge> {
+        if !nix::unistd::geteuid().is_root() {
+            bail!(
+                "--capture needs root (CAP_NET_ADMIN and CAP_SYS_ADMIN) for network namespaces and iptables; without --capture the demo needs neither"
+            );
+        }
+        let name = format!("wd{:x}", std::process::id());
+        let mut bridge = Bridge { name: name.clone(), namespaces: Vec::new() };
+        shell(&format!("ip link add {name} type bridge && ip addr add {NODE}/16 dev {name} && ip link set {name} up"))?;
+        for w in &cluster.workloads {
+            let ns = format!("{name}-{}", w.block);
+            bridge.namespaces.push(ns.clone());
+            shell(&format!(
+                "ip netns add {ns} && ip link add {name}p{b} type veth peer name eth0 netns {ns} && ip link set {name}p{b} master {name} up \
+                 && ip -n {ns} addr add {}/16 dev eth0 && ip -n {ns} link set lo up && ip -n {ns} link set eth0 up && ip -n {ns} route add default via {NODE}",
+                w.ip,
+                b = w.block
+            ))?;
+            if w.meshed {
+                let init = bin.join("weft-init");
+                shell(&format!(
+                    "{} apply --netns /run/netns/{ns} --proxy-uid {PROXY_UID} --exclude-inbound-ports 15020 --exclude-outbound-ports 15010,15012",
+                    init.display()
+                ))?;
+            }
+        }
+        Ok(bridge)
+    }
+    fn path(&self, w: &Workload) -> PathBuf {
+        PathBuf::from(format!("/run/netns/{}-{}", self.name, w.block))
+    }
+    fn enter(&self, w: &Workload) -> Vec<String> {
+        vec!["nsenter".into(), format!("--net={}", self.path(w).display()), "--".into()]
+    }
+}
+
+impl Drop for Bridge {
+    fn drop(&mut self) {
+        for ns in &self.namespaces {
+            let _ = shell(&format!("ip netns del {ns}"));
+        }
+        let _ = shell(&format!("ip link del {}", self.name));
+    }
+}
+
+fn shell(line: &str) -> anyhow::Result<()> {
+    let out = Command::new("sh").args(["-c", line]).output()?;
+    if !out.status.success() {
+        bail!("{line}: {}", String::from_utf8_lossy(&out.stderr).trim());
+    }
+    Ok(())
+}
