@@ -46,6 +46,13 @@ for group in "$@"; do
         redis-server=redis-server redis-cli=redis-tools tcpdump=tcpdump
       go_tool h2spec github.com/summerwind/h2spec/cmd/h2spec@v2.2.1+incompatible
       go_tool grpcurl github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.9.3
+      here=$(cd "$(dirname "$0")" && pwd)
+      want="$cache/bin/grpcecho-$(cat "$here"/grpcecho/{main.go,go.mod,go.sum} | sha256sum | cut -c1-16)"
+      if [ ! -x "$want" ]; then
+        echo "building grpcecho"
+        (cd "$here/grpcecho" && go build -o "$want" .)
+      fi
+      ln -sf "$want" "$cache/bin/grpcecho"
       if [ ! -x "$cache/bin/cargo-deny" ]; then
         echo "building cargo-deny (once, about eight minutes)"
         CARGO_TARGET_DIR="$cache/cargo-deny-target" cargo install cargo-deny --locked --root "$cache/cargo-deny" --quiet
