@@ -73,7 +73,7 @@ def net_up():
         sh(f"""ip netns add {ns}
 ip link add {v} type veth peer name eth0 netns {ns}
 ip link set {v} master {PREFIX}-br up
-ip -n {ns} addr add {ip}/24 dev eth0; ip -n {ns} link set eth0 up; ip -n {ns} link set lo up
+ip -n {ns} addr add {ip}/24 dev eth0; ip -n {ns} link set eth0 up; ip -n {ns} link set lo up; ip -n {ns} route add default dev eth0
 nsenter --net=/run/netns/{ns} sysctl -qw net.ipv4.ip_local_port_range='1024 65535' net.ipv4.tcp_tw_reuse=1 net.core.somaxconn=4096 net.ipv4.ip_local_reserved_ports=4140-4200,5201,8080-8099,15000-15060""")
 
 
@@ -82,8 +82,10 @@ def redirect(peer, pair):
     for ns in (CLI, SRV_NS):
         sh(f"nsenter --net=/run/netns/{ns} iptables -t nat -F")
     ex = f"-m owner ! --uid-owner {UID}"
+    if not peer.out_ports:  # what kube-proxy does where nobody captures
+        sh(f"nsenter --net=/run/netns/{CLI} iptables -t nat -A OUTPUT -p tcp -d {P.VIP} -j DNAT --to-destination {P.SRV}")
     for app, port in peer.out_ports.items():
-        sh(f"nsenter --net=/run/netns/{CLI} iptables -t nat -A OUTPUT -p tcp -d {P.SRV} --dport {app} {ex} -j REDIRECT --to-ports {port}")
+        sh(f"nsenter --net=/run/netns/{CLI} iptables -t nat -A OUTPUT -p tcp -d {P.VIP} --dport {app} {ex} -j REDIRECT --to-ports {port}")
     for app, port in (peer.in_ports.items() if pair else ()):
         sh(f"nsenter --net=/run/netns/{SRV_NS} iptables -t nat -A PREROUTING -i eth0 -p tcp --dport {app} -j REDIRECT --to-ports {port}")
     for ns in (CLI, SRV_NS):
@@ -256,7 +258,7 @@ def client(argv, timeout=60, fifo=False):
 
 
 def url(port, path):
-    return f"http://{P.SRV}:{port}{path}"
+    return f"http://{P.VIP}:{port}{path}"
 
 
 def wrk(port, path, conns, secs, close=False):
@@ -295,7 +297,7 @@ def oha(ctx, port, path, rate, conns, secs, h2=False):
 
 
 def bulk(secs, reverse):
-    out = json.loads(client(["iperf3", "-c", P.SRV, "-p", str(P.BULK), "-t", str(secs), "-J"] + (["-R"] if reverse else [])))
+    out = json.loads(client(["iperf3", "-c", P.VIP, "-p", str(P.BULK), "-t", str(secs), "-J"] + (["-R"] if reverse else [])))
     b = out["end"]["sum_received"]
     return {"n": b["bytes"] / 1e9 * 1000, "gbps": b["bits_per_second"] / 1e9, "bad": 0, "err": ""}
 
@@ -350,7 +352,7 @@ class Run:
 
     def start_timed(self, peer, mode):
         """Starts the outbound sidecar while a client is polling already; milliseconds to the first 200."""
-        w = subprocess.Popen(in_ns(CLI, [sys.executable, HERE + "/probe.py", "wait", P.SRV, str(P.H1), "/1k", "20"], LOAD_CPU),
+        w = subprocess.Popen(in_ns(CLI, [sys.executable, HERE + "/probe.py", "wait", P.VIP, str(P.H1), "/1k", "20"], LOAD_CPU),
                              stdout=subprocess.PIPE, text=True)
         w.stdout.readline()
         t0 = time.monotonic()
@@ -405,7 +407,7 @@ class Run:
                         break
             schedule(list(side.values()) + self.servers, False)
             if mode == "pair" and side and "h1" in peer.cases and (not self.a.cases or "rss_1000" in self.a.cases):
-                h = subprocess.Popen(in_ns(CLI, [sys.executable, HERE + "/probe.py", "hold", P.SRV, str(P.H1), "/1k", "1000", "3"], LOAD_CPU),
+                h = subprocess.Popen(in_ns(CLI, [sys.executable, HERE + "/probe.py", "hold", P.VIP, str(P.H1), "/1k", "1000", "3"], LOAD_CPU),
                                      stdout=subprocess.PIPE, text=True)
                 line = h.stdout.readline().strip()
                 time.sleep(1)

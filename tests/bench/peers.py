@@ -16,7 +16,8 @@ import os
 import re
 import shutil
 
-SRV = "10.77.0.2"
+SRV = "10.77.0.2"                # address of the server pod: what sidecars dial
+VIP = "10.96.0.10"               # ClusterIP of the Service before it: what clients dial
 H1, H2, BULK, TCPH = 8080, 8081, 5201, 8083
 OUT = {H1: 15001, H2: 15002, BULK: 15003, TCPH: 15004}
 IN = {H1: 15016, H2: 15017, BULK: 15018, TCPH: 15019}

@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# `make bench`: Weft beside nginx, HAProxy, Envoy and the layer-4 floor in one run, with ratio columns and a machine-readable file.
+# Arguments go to `bench.py run` (--rounds 5, --peers floor,envoy,weft, --cases sat_h2 ...).
+set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+cache=${WEFT_CACHE:-$HOME/.cache/weft}
+[ "$(id -u)" = 0 ] || { echo "make bench needs root: it makes network namespaces" >&2; exit 1; }
+"$here/../tools/deps.sh" build bench
+export WEFTBENCH_DIR=$cache/bench
+target=${CARGO_TARGET_DIR:-$here/../../target}
+cargo build --release --locked -p weft-proxy -p weft-controller -p weft-ca
+CARGO_TARGET_DIR=$cache/floor-target cargo build --release --locked --quiet --manifest-path "$here/floor/Cargo.toml"
+for program in weft-proxy weft-controller weft-ca; do install -m 755 "$target/release/$program" "$WEFTBENCH_DIR/bin/$program"; done
+install -m 755 "$cache/floor-target/release/floor" "$WEFTBENCH_DIR/bin/floor"
+exec python3 "$here/bench.py" run "$@"
