@@ -37,11 +37,11 @@ impl Workload {
     }
     /// Where the application listens.
     pub fn app(&self, port: u16) -> SocketAddr {
-        SocketAddr::new(self.local(1), port)
+        SocketAddr::new(self.local(1), unprivileged(port))
     }
     /// Where the sidecar takes what is meant for `ip:port`.
     pub fn inbound(&self, port: u16) -> SocketAddr {
-        SocketAddr::new(self.local(2), port)
+        SocketAddr::new(self.local(2), unprivileged(port))
     }
     /// The sidecar's admin listener.
     pub fn admin(&self) -> SocketAddr {
@@ -49,8 +49,13 @@ impl Workload {
     }
     /// Where the sidecar takes what this workload sends to a Service port.
     pub fn outbound(&self, service: &Service) -> SocketAddr {
-        SocketAddr::new(self.local(service.slot), service.port)
+        SocketAddr::new(self.local(service.slot), unprivileged(service.port))
     }
+}
+
+/// Ports below 1024 cannot be listened on without a capability: their stand-ins lie above.
+fn unprivileged(port: u16) -> u16 {
+    if port < 1024 { 30_000 + port } else { port }
 }
 
 /// A Service port.
