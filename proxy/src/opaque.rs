@@ -1,0 +1,249 @@
+//! Opaque connections: choosing the far end, dialling it, in plain or in the mesh's TLS, and trying another endpoint while the application has seen nothing.
+//!
+//! ```text
+//! Target -> rule (SNI) -> backend (weight) -> endpoint (picker) -> dial -> [TLS weft/tcp, preamble, first bytes, answer] -> relay
+//! ```
+//!
+//! The client's first bytes travel with the handshake's last flight and are kept until the peer says that its application was reached, so a retry loses nothing.
+
+use crate::{
+    config::ms,
+    net,
+    picker::{self, Load},
+    preamble::{self, Status},
+    stats::TcpLabel,
+    tcp::{End, Relay},
+    wire::{Read, Wire, WireError},
+    worker::Worker,
+};
+use rustls::{ClientConnection, Connection};
+use std::{io, net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
+use tokio::time::timeout;
+use weft_core::{
+    endpoint::{Endpoint, MeshPeer},
+    route::Routes,
+    service::ServicePort,
+};
+use weft_identity::{Alpn, HandshakeFailure};
+
+/// Tries to different endpoints before a connection is given up.
+const TRIES: usize = 3;
+
+/// Where an opaque connection goes.
+pub enum Dest {
+    /// To this address as it is, in plain.
+    Address(SocketAddr),
+    /// To a workload that was dialled by its own address.
+    Endpoint(Arc<Endpoint>),
+    /// To an endpoint of a Service port.
+    Service(Arc<ServicePort>, Option<Box<str>>),
+}
+
+/// Why there is no far end.
+#[derive(Debug, thiserror::Error)]
+pub enum NoWay {
+    #[error("no route takes SNI {0:?}")]
+    NoRoute(Option<Box<str>>),
+    #[error("backend is invalid: {0}")]
+    Invalid(weft_core::cause::Invalid),
+    #[error("no backend has a weight")]
+    NoBackend,
+    #[error("{service}: 0 of {all} endpoints ready")]
+    NoEndpoint { service: Box<str>, all: u32 },
+    #[error("{0}")]
+    Dial(#[from] DialError),
+}
+
+/// Why a dial failed.
+#[derive(Debug, thiserror::Error)]
+pub enum DialError {
+    #[error("{to}: {error}")]
+    Connect { to: SocketAddr, error: io::Error },
+    #[error("{to}: no answer within {after:?}")]
+    Timeout { to: SocketAddr, after: Duration },
+    #[error("{to}: {error}")]
+    Tls { to: SocketAddr, error: HandshakeFailure },
+    #[error("{to}: {error}")]
+    Wire { to: SocketAddr, error: WireError },
+    #[error("{to}: the peer's proxy answered {status:?}")]
+    Answer { to: SocketAddr, status: Status },
+    #[error("{to} is meshed, and this proxy has no certificate")]
+    NoCredentials { to: SocketAddr },
+    #[error("{to}: {error}")]
+    Credentials { to: SocketAddr, error: weft_identity::CredentialsError },
+}
+
+/// A far end, ready.
+pub struct Up {
+    pub wire: Wire,
+    /// What the server has already said.
+    pub first: Vec<u8>,
+    pub label: TcpLabel,
+    load: Option<Load>,
+}
+
+/// Finds and dials the far end. `early` are the client's first bytes; they have been sent when this returns.
+pub async fn connect(w: &Rc<Worker>, dest: Dest, early: &[u8]) -> Result<Up, NoWay> {
+    let label = |parent: &str, route: &str, backend: &str, mtls| TcpLabel {
+        direction: "outbound",
+        parent: parent.into(),
+        route: route.into(),
+        backend: backend.into(),
+        mtls,
+    };
+    match dest {
+        Dest::Address(to) => {
+            let (wire, first) = plain(w, w.shared.net.dial(to), early).await?;
+            Ok(Up { wire, first, label: label("outside", "", "", false), load: None })
+        }
+        Dest::Endpoint(e) => {
+            let load = Some(w.picker.enter(e.address));
+            let (wire, first) = endpoint(w, &e, early).await?;
+            Ok(Up { wire, first, label: label("workload", "", &e.workload, e.mesh.is_some()), load })
+        }
+        Dest::Service(port, sni) => {
+            let (backend, route) = match &port.routes {
+                Routes::Stream(rules) => {
+                    let Some(rule) = picker::stream_rule(rules, sni.as_deref()) else { return Err(NoWay::NoRoute(sni)) };
+                    let backend = match picker::draw(&rule.backends, &mut w.rng.borrow_mut()) {
+                        None => return Err(NoWay::NoBackend),
+                        Some(Err(why)) => return Err(NoWay::Invalid(why.clone())),
+                        Some(Ok(s)) => s.clone(),
+                    };
+                    (backend, format!("{}/{}", rule.route.namespace, rule.route.name))
+                }
+                _ => (port.service.clone(), String::new()),
+            };
+            let mut tried: Vec<SocketAddr> = Vec::new();
+            let affinity = port.affinity.map(|_| picker::affinity_key(&w.shared.config.pod.uid));
+            let mut last = None;
+            loop {
+                let Some(set) = w.view.endpoints(&backend) else {
+                    return Err(NoWay::NoEndpoint { service: backend.to_string().into(), all: 0 });
+                };
+                let zone = w.shared.config.pod.zone.as_deref();
+                let found = w.picker.pick(&set, zone, &tried, affinity, &mut w.rng.borrow_mut());
+                let Some(e) = found.filter(|_| tried.len() < TRIES) else {
+                    let all = set.endpoints.len() as u32 + set.not_ready;
+                    return Err(last.map_or(NoWay::NoEndpoint { service: backend.to_string().into(), all }, NoWay::Dial));
+                };
+                let load = Some(w.picker.enter(e.address));
+                match endpoint(w, &e, early).await {
+                    Ok((wire, first)) => {
+                        let label = label(&port.service.to_string(), &route, &backend.to_string(), e.mesh.is_some());
+                        return Ok(Up { wire, first, label, load });
+                    }
+                    Err(error) => {
+                        tracing::debug!(service = %backend, %error, "opaque connection: endpoint failed");
+                        tried.push(e.address);
+                        last = Some(error);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Dials an endpoint: plain, or in TLS with its identity expected. A meshed endpoint is never spoken to in plain.
+async fn endpoint(w: &Rc<Worker>, e: &Endpoint, early: &[u8]) -> Result<(Wire, Vec<u8>), DialError> {
+    let r = match &e.mesh {
+        _ if w.shared.is_own_pod(e.address) => plain(w, w.shared.net.app(e.address), early).await,
+        None => plain(w, w.shared.net.dial(e.address), early).await,
+        Some(peer) => mesh(w, w.shared.net.dial(e.address), peer, early).await,
+    };
+    if r.is_err() {
+        w.shared.stats.dial_failed.one();
+    }
+    r
+}
+
+/// A TCP connection within the configured time.
+pub async fn tcp(w: &Worker, to: SocketAddr) -> Result<tokio::net::TcpStream, DialError> {
+    let after = ms(w.shared.config.timeouts.connect);
+    match timeout(after, net::dial(to)).await {
+        Ok(Ok(s)) => Ok(s),
+        Ok(Err(error)) => Err(DialError::Connect { to, error }),
+        Err(_) => Err(DialError::Timeout { to, after }),
+    }
+}
+
+/// Dials in plain text and sends `early`.
+pub async fn plain(w: &Worker, to: SocketAddr, early: &[u8]) -> Result<(Wire, Vec<u8>), DialError> {
+    let mut wire = Wire::plain(tcp(w, to).await?, Vec::new());
+    wire.push(early);
+    Ok((wire, Vec::new()))
+}
+
+/// A TLS session of the mesh towards `peer`; the handshake has not begun.
+pub fn session(w: &Worker, to: SocketAddr, peer: &MeshPeer, alpn: Alpn) -> Result<Connection, DialError> {
+    let cell = w.shared.cell.as_ref().and_then(|c| c.credentials());
+    let credentials = cell.ok_or(DialError::NoCredentials { to })?;
+    let bad = |error| DialError::Credentials { to, error };
+    let config = w.clients.borrow_mut().get(&credentials, &peer.identity, alpn).map_err(bad)?;
+    let name = weft_identity::credentials::server_name(&peer.uid).map_err(bad)?;
+    let c = ClientConnection::new(config, name)
+        .map_err(|e| DialError::Tls { to, error: HandshakeFailure::of_tls(&e) })?;
+    Ok(c.into())
+}
+
+async fn mesh(w: &Worker, to: SocketAddr, peer: &MeshPeer, early: &[u8]) -> Result<(Wire, Vec<u8>), DialError> {
+    let session = session(w, to, peer, Alpn::MeshTcp)?;
+    let mut wire = Wire::tls(tcp(w, to).await?, session, Vec::new());
+    wire.push(&preamble::request());
+    wire.push(early);
+    // handshake, and the peer's own dial to its application
+    let after = ms(w.shared.config.timeouts.handshake + w.shared.config.timeouts.connect);
+    let mut first = Vec::new();
+    let answered = timeout(after, async {
+        wire.flush_now().await?;
+        loop {
+            let was = wire.is_handshaking();
+            let r = wire.read_into(&mut first).await?;
+            if was && !wire.is_handshaking() {
+                w.shared.stats.handshakes_client.one();
+            }
+            match preamble::parse_answer(&first).map_err(|e| WireError::Io(io::Error::other(e)))? {
+                Some((status, n)) => {
+                    first.drain(..n);
+                    return Ok(status);
+                }
+                None if r == Read::Eof => return Err(WireError::Truncated),
+                None => {}
+            }
+        }
+    })
+    .await;
+    let status = match answered {
+        Ok(Ok(status)) => status,
+        Ok(Err(WireError::Tls(e))) => {
+            w.shared.stats.handshakes_client_failed.one();
+            return Err(DialError::Tls { to, error: HandshakeFailure::of_tls(&e) });
+        }
+        Ok(Err(error)) => return Err(DialError::Wire { to, error }),
+        Err(_) => return Err(DialError::Timeout { to, after }),
+    };
+    match status {
+        Status::Connected => Ok((wire, first)),
+        status => Err(DialError::Answer { to, status }),
+    }
+}
+
+impl Up {
+    pub fn new(wire: Wire, first: Vec<u8>, label: TcpLabel) -> Up {
+        Up { wire, first, label, load: None }
+    }
+}
+
+/// Relays between a client and a far end that has been reached, in a task of its own: it is smaller than the one that accepted.
+pub fn run(w: &Rc<Worker>, mut down: Wire, up: Up) {
+    let Up { wire, first, label, load } = up;
+    down.push(&first);
+    let stats = w.shared.stats.tcp(label);
+    let relay = Relay::new(down, wire, stats);
+    w.spawn(async move {
+        if let End::Broken(error) = relay.run().await {
+            tracing::debug!(%error, "opaque connection broken");
+        }
+        drop(load);
+    });
+}
