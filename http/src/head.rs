@@ -87,6 +87,27 @@ struct Field {
     known: Known,
     live: bool,
     value: Span,
+    tag: Tag,
+}
+
+/// What the compressor of the connection that a field came from knows about it, so that the next one need not find out again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tag(u32);
+
+impl Tag {
+    /// Nothing is known.
+    pub const NONE: Tag = Tag(0);
+    /// The sender forbids tables to hold this field, on every hop (RFC 7541, 6.2.3).
+    pub const NEVER_INDEXED: Tag = Tag(1);
+    /// The hash of name and value, as `hpack` computes it.
+    #[inline]
+    pub(crate) fn hash(hash: u32) -> Tag {
+        Tag(if hash < 2 { 0 } else { hash })
+    }
+    #[inline]
+    pub(crate) fn get_hash(self) -> Option<u32> {
+        (self.0 > 1).then_some(self.0)
+    }
 }
 
 /// The head of a request, a response, or a trailer section.
@@ -186,10 +207,15 @@ impl Head {
     }
     #[inline]
     fn add_known(&mut self, known: Known, name: &[u8], value: &[u8]) {
+        self.add_tagged(known, name, value, Tag::NONE);
+    }
+    /// Adds a field whose name has been recognised already.
+    #[inline]
+    pub(crate) fn add_tagged(&mut self, known: Known, name: &[u8], value: &[u8], tag: Tag) {
         let at = self.buf.len() as u32;
         self.buf.extend_from_slice(name);
         let value = self.store(value);
-        self.fields.push(Field { at, name: name.len() as u16, known, live: true, value });
+        self.fields.push(Field { at, name: name.len() as u16, known, live: true, value, tag });
     }
     /// Adds a field whose name may be in any case.
     #[inline]
@@ -198,7 +224,7 @@ impl Head {
         self.buf.extend(name.iter().map(u8::to_ascii_lowercase));
         let known = Known::of(&self.buf[at..]);
         let value = self.store(value);
-        self.fields.push(Field { at: at as u32, name: name.len() as u16, known, live: true, value });
+        self.fields.push(Field { at: at as u32, name: name.len() as u16, known, live: true, value, tag: Tag::NONE });
     }
     /// Adds a field whose name may be in any case, unless `keep` says no; tells what the name is either way.
     #[inline]
@@ -208,7 +234,14 @@ impl Head {
         let known = Known::of(&self.buf[at..]);
         if keep(known) {
             let value = self.store(value);
-            self.fields.push(Field { at: at as u32, name: name.len() as u16, known, live: true, value });
+            self.fields.push(Field {
+                at: at as u32,
+                name: name.len() as u16,
+                known,
+                live: true,
+                value,
+                tag: Tag::NONE,
+            });
         } else {
             self.buf.truncate(at);
         }
@@ -220,6 +253,14 @@ impl Head {
         self.fields.iter().filter(|f| f.live).map(|f| {
             let at = f.at as usize;
             (f.known, &self.buf[at..at + f.name as usize], self.text(f.value))
+        })
+    }
+    /// Fields in order, with what compression knows about them.
+    #[inline]
+    pub(crate) fn tagged_fields(&self) -> impl Iterator<Item = (Known, &[u8], &[u8], Tag)> {
+        self.fields.iter().filter(|f| f.live).map(|f| {
+            let at = f.at as usize;
+            (f.known, &self.buf[at..at + f.name as usize], self.text(f.value), f.tag)
         })
     }
     /// The first value of a well-known field.
@@ -261,5 +302,43 @@ impl Head {
     pub fn set(&mut self, name: &[u8], value: &[u8]) {
         self.remove(name);
         self.add(name, value);
+    }
+}
+
+/// A free list of heads, one for each thread: a request takes one when its head has arrived and gives it back when it cannot be retried any more, so
+/// that the steady state allocates nothing.
+pub mod pool {
+    use super::Head;
+    use std::cell::RefCell;
+
+    /// 64 heads: as many as complete within one turn of a busy worker; more is a burst whose memory goes back to the allocator.
+    const KEEP: usize = 64;
+    /// Larger ones are not kept: with 2 KiB at most, the list pins 128 KiB for each thread.
+    const KEEP_BYTES: usize = 2048;
+    /// Fields of a kept head, for the same reason (20 bytes each).
+    const KEEP_FIELDS: usize = 64;
+
+    thread_local! {
+        static SPARE: RefCell<Vec<Box<Head>>> = const { RefCell::new(Vec::new()) };
+    }
+
+    /// An empty head.
+    #[inline]
+    pub fn take() -> Box<Head> {
+        SPARE.with_borrow_mut(Vec::pop).unwrap_or_default()
+    }
+
+    /// Takes a head back.
+    #[inline]
+    pub fn give(mut head: Box<Head>) {
+        if head.buf.capacity() > KEEP_BYTES || head.fields.capacity() > KEEP_FIELDS {
+            return;
+        }
+        head.clear();
+        SPARE.with_borrow_mut(|spare| {
+            if spare.len() < KEEP {
+                spare.push(head);
+            }
+        });
     }
 }

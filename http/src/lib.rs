@@ -16,5 +16,7 @@
 //! - [`hpack`]: header compression.
 
 pub mod h1;
+pub mod h2;
 pub mod head;
+pub mod hpack;
 pub mod syntax;

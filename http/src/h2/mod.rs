@@ -1,0 +1,32 @@
+//! HTTP/2 (RFC 9113), sans-I/O, server and client side in one [`Connection`].
+//!
+//! ```text
+//!   bytes from the socket                         the other connection's events
+//!          |  next(&mut input)                          |  open, send_head, send_data, send_trailers, reset
+//!          v                                            v
+//!   receive.rs (frames) -> heads.rs (HPACK, rules)   send.rs (windows, queues) -> frame/*, hpack
+//!          |  Event<'i>                                 |  output(): written to the socket once per turn
+//! ```
+//!
+//! - DATA is never buffered on the way in: it comes out as slices of the input, in as many pieces as it arrived in. On the way out it goes straight into the output while
+//!   windows and [`Config::max_output`] allow; the rest is queued on its stream and moves in turns of one frame when windows open or the output has left.
+//! - The connection's receive window is credited at receipt, so a stream that nobody reads never stalls the others. Streams are credited by
+//!   [`Connection::release`], when the bytes have been passed on; so what a stream can queue is bounded by the window that its origin was granted.
+//! - Nothing is allocated for a request in the steady state: streams live in a slab, heads in a pool, buffers in a free list of the thread.
+//! - A stream error puts RST_STREAM into the output and is told as [`Event::Reset`]; a connection error puts GOAWAY there, `next` returns it, and from then on nothing else.
+//!   Everything the peer can make us do is counted ([`Config`]).
+//!
+//! ```text
+//! input(bytes):   while let Some(event) = connection.next(&mut bytes, now)? { .. }
+//! written():      connection.output_taken();  while let Some(event) = connection.poll() { .. }   // Sent
+//! ```
+
+mod config;
+mod connection;
+mod error;
+mod event;
+
+pub use config::{Config, Rate, Rates};
+pub use connection::{Connection, StreamId};
+pub use error::{Abuse, ConnectionError, ErrorCode, HeadError, OpenError, Reason, SendError};
+pub use event::{Cause, Event};
