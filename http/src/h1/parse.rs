@@ -90,16 +90,9 @@ pub(super) fn request(d: &[u8], config: &Config) -> Result<Option<Request>, Reas
     let mut r = httparse::Request::new(&mut []);
     let len = match r.parse_with_uninit_headers(d, &mut space[..config.max_fields.min(MAX_FIELDS)]) {
         Ok(Status::Complete(n)) => n,
-        Ok(Status::Partial) => {
-            let line = d.iter().take(config.max_target + SLACK).position(|b| *b == b'\n').unwrap_or(d.len());
-            return if line >= config.max_target + SLACK {
-                Err(Reason::TargetTooLong)
-            } else if d.len() >= config.max_head {
-                Err(Reason::HeadTooLarge)
-            } else {
-                Ok(None)
-            };
-        }
+        Ok(Status::Partial) => return incomplete(d, config),
+        // which version it is can be said when the line is there
+        Err(Error::Version) if !d.contains(&b'\n') => return incomplete(d, config),
         Err(e) => return Err(request_error(e, d, config)),
     };
     let (Some(method), Some(target), Some(version)) = (r.method, r.path, r.version) else {
@@ -127,6 +120,20 @@ pub(super) fn request(d: &[u8], config: &Config) -> Result<Option<Request>, Reas
 
 /// Method, spaces and version beside the target in a request line; the longest registered method has 17 bytes.
 const SLACK: usize = 48;
+
+fn incomplete(d: &[u8], config: &Config) -> Result<Option<Request>, Reason> {
+    if line_too_long(d, config) {
+        Err(Reason::TargetTooLong)
+    } else if d.len() >= config.max_head {
+        Err(Reason::HeadTooLarge)
+    } else {
+        Ok(None)
+    }
+}
+
+fn line_too_long(d: &[u8], config: &Config) -> bool {
+    d.get(..config.max_target + SLACK).is_some_and(|start| !start.contains(&b'\n'))
+}
 
 fn request_fields(
     head: &mut Head,
@@ -434,13 +441,11 @@ fn request_error(e: Error, d: &[u8], config: &Config) -> Reason {
         Error::HeaderName | Error::HeaderValue => Reason::Field,
         Error::NewLine => Reason::LineEnd,
         _ if d.starts_with(b"PRI * HTTP/2") => Reason::Http2Preface,
-        _ if d.starts_with(&[0x16, 3]) => Reason::Tls,
+        _ if d.starts_with(&[0x16]) => Reason::Tls,
         Error::Version => {
-            // `GET / HTTP/1.7` is a version; `GET /` and a line end, as HTTP/0.9 has it, never gets here
-            let line = d.split(|b| *b == b'\r').next().unwrap_or_default();
-            let version = line.rsplit(|b| *b == b' ').next().unwrap_or_default();
-            match version {
-                [b'H', b'T', b'T', b'P', b'/', major, b'.', minor]
+            let line = d.split(|b| *b == b'\n').next().unwrap_or_default();
+            match line.splitn(3, |b| *b == b' ').nth(2) {
+                Some([b'H', b'T', b'T', b'P', b'/', major, b'.', minor, b'\r'])
                     if major.is_ascii_digit() && minor.is_ascii_digit() =>
                 {
                     Reason::Version
@@ -448,9 +453,7 @@ fn request_error(e: Error, d: &[u8], config: &Config) -> Reason {
                 _ => Reason::RequestLine,
             }
         }
-        Error::Token if d.len() > config.max_target + SLACK && !d[..config.max_target + SLACK].contains(&b'\n') => {
-            Reason::TargetTooLong
-        }
+        Error::Token if line_too_long(d, config) => Reason::TargetTooLong,
         Error::Token | Error::Status => Reason::RequestLine,
     }
 }

@@ -23,7 +23,7 @@ pub fn response(status: u16, fields: &[(&str, &str)]) -> Head {
 /// A request head: `GET example.test/path`.
 pub fn request(line: &str, fields: &[(&str, &str)]) -> Head {
     let (method, rest) = line.split_once(' ').unwrap();
-    let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    let (authority, path) = rest.split_at(rest.find(['/', '*']).unwrap_or(rest.len()));
     let mut head = Head::default();
     head.set_pseudo(Pseudo::Method, method.as_bytes());
     head.set_pseudo(Pseudo::Scheme, b"http");
