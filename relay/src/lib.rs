@@ -1,2 +1,20 @@
 //! Exchanges, sans-I/O: from the bytes of one connection to the bytes of others, by the decisions of `weft-core` and with the codecs of `weft-http`.
 //! No sockets, no tokio, no clock: bytes and events in, bytes and commands out, time as an argument.
+//!
+//! [`Engine`] is the door; one per worker thread. The rim (`weft-proxy`) owns sockets and TLS and drives it:
+//!
+//! ```text
+//!            accept, connected, dial_failed, input, eof, broken, written, on_timer
+//!   rim  ----------------------------------------------------------------------->  Engine
+//!        <-----------------------------------------------------------------------
+//!            take_output, wants_read, poll_command: Dial, Wake, Close, Reset
+//! ```
+
+mod api;
+mod engine;
+pub mod pool;
+pub mod timer;
+pub mod util;
+
+pub use api::{Accept, CloseHow, Command, ConnKey, DialError, EngineConfig, Limits, PoolConfig, Side, Timeouts, Wire};
+pub use engine::Engine;
