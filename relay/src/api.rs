@@ -1,6 +1,6 @@
 //! The words between the engine and the rim.
 
-pub use crate::pool::{PoolConfig, Wire};
+pub use crate::pool::PoolConfig;
 use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
 use weft_core::{
     endpoint::{Endpoint, MeshPeer},
@@ -17,6 +17,22 @@ pub struct ConnKey {
 impl fmt::Debug for ConnKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "c{}.{}", self.index, self.generation)
+    }
+}
+
+/// What is spoken on a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Wire {
+    Http1,
+    /// HTTP/2 in plain text with prior knowledge.
+    Http2,
+    /// `weft/h2`: HTTP/2 between the proxies of the mesh, inside mutual TLS. Its `weft-*` fields are believed.
+    Mesh,
+}
+impl Wire {
+    /// Many exchanges share a connection.
+    pub fn multiplexed(self) -> bool {
+        self != Wire::Http1
     }
 }
 
