@@ -1,0 +1,124 @@
+//! Clients: what an application inside a pod does when it calls another.
+
+use crate::app::Seen;
+use bytes::Bytes;
+use http::{HeaderMap, Request, Version};
+use http_body_util::{BodyExt as _, Full};
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use std::net::SocketAddr;
+use tokio::net::TcpStream;
+
+/// A request to be sent; a builder.
+#[derive(Clone, Debug)]
+pub struct Call {
+    to: SocketAddr,
+    http2: bool,
+    method: String,
+    path: String,
+    host: String,
+    headers: Vec<(String, String)>,
+    body: Bytes,
+}
+
+/// The whole answer.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    pub status: u16,
+    pub headers: HeaderMap,
+    pub body: Bytes,
+    pub trailers: HeaderMap,
+}
+
+impl Answer {
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name)?.to_str().ok()
+    }
+    /// What the application saw; panics when the answer is not an application's.
+    pub fn seen(&self) -> Seen {
+        match serde_json::from_slice(&self.body) {
+            Ok(s) => s,
+            Err(e) => panic!("{e}: {} {:?} {:?}", self.status, self.headers, self.body),
+        }
+    }
+    pub fn pod(&self) -> String {
+        self.seen().pod
+    }
+    /// From the trailers, or from the head of a trailers-only answer.
+    pub fn grpc_status(&self) -> Option<u32> {
+        self.trailers.get("grpc-status").or(self.headers.get("grpc-status"))?.to_str().ok()?.parse().ok()
+    }
+}
+
+impl Call {
+    pub fn new(to: SocketAddr, host: &str) -> Call {
+        Call {
+            to,
+            http2: false,
+            method: "GET".into(),
+            path: "/".into(),
+            host: host.into(),
+            headers: Vec::new(),
+            body: Bytes::new(),
+        }
+    }
+    pub fn http2(mut self) -> Self {
+        self.http2 = true;
+        self
+    }
+    /// A gRPC call with an empty message.
+    pub fn grpc(self, path: &str) -> Self {
+        self.http2()
+            .method("POST")
+            .path(path)
+            .header("content-type", "application/grpc")
+            .header("te", "trailers")
+            .body(&[0; 5])
+    }
+    pub fn method(mut self, m: &str) -> Self {
+        self.method = m.into();
+        self
+    }
+    pub fn path(mut self, p: &str) -> Self {
+        self.path = p.into();
+        self
+    }
+    pub fn host(mut self, h: &str) -> Self {
+        self.host = h.into();
+        self
+    }
+    pub fn header(mut self, n: &str, v: &str) -> Self {
+        self.headers.push((n.into(), v.into()));
+        self
+    }
+    pub fn body(mut self, b: &[u8]) -> Self {
+        self.body = Bytes::copy_from_slice(b);
+        self
+    }
+
+    /// Sends it on a connection of its own.
+    pub async fn send(&self) -> anyhow::Result<Answer> {
+        let socket = TcpStream::connect(self.to).await?;
+        socket.set_nodelay(true)?;
+        let io = TokioIo::new(socket);
+        let mut request = Request::builder().method(self.method.as_str());
+        for (n, v) in &self.headers {
+            request = request.header(n, v);
+        }
+        let body = Full::new(self.body.clone());
+        let response = if self.http2 {
+            let (mut send, drive) = http2::handshake(TokioExecutor::new(), io).await?;
+            tokio::spawn(async move { drop(drive.await) });
+            let uri = format!("http://{}{}", self.host, self.path);
+            send.send_request(request.version(Version::HTTP_2).uri(uri).body(body)?).await?
+        } else {
+            let (mut send, drive) = http1::handshake(io).await?;
+            tokio::spawn(async move { drop(drive.await) });
+            send.send_request(request.uri(&self.path).header("host", &self.host).body(body)?).await?
+        };
+        let (head, body) = response.into_parts();
+        let body = body.collect().await?;
+        let trailers = body.trailers().cloned().unwrap_or_default();
+        Ok(Answer { status: head.status.as_u16(), headers: head.headers, body: body.to_bytes(), trailers })
+    }
+}
