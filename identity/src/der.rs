@@ -154,6 +154,55 @@ pub fn facts(der: &[u8]) -> Result<Facts<'_>, BadDer> {
     Ok(facts)
 }
 
+/// The parts of a certificate signing request (PKCS#10, RFC 2986) that count: the public key, and the proof that the sender holds its
+/// private half. Names, attributes and extensions are passed over unread.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Request<'a> {
+    pub key: KeyKind,
+    /// SubjectPublicKeyInfo, DER.
+    pub spki: &'a [u8],
+    /// The key itself, as the BIT STRING holds it.
+    pub public_key: &'a [u8],
+    /// What is signed.
+    pub signed: &'a [u8],
+    pub signature: &'a [u8],
+    /// OID of the signature algorithm.
+    pub algorithm: &'a [u8],
+}
+
+/// Reads a signing request. The signature is not verified here.
+pub fn request(der: &[u8]) -> Result<Request<'_>, BadDer> {
+    let mut outer = Reader(der);
+    let mut whole = Reader(outer.expect(SEQUENCE)?);
+    if !outer.is_empty() {
+        return Err(BadDer);
+    }
+    let before = whole.0;
+    let mut info = Reader(whole.expect(SEQUENCE)?);
+    let signed = &before[..before.len() - whole.0.len()];
+    info.expect(0x02)?; // version
+    info.expect(SEQUENCE)?; // subject
+    let before = info.0;
+    let mut spki = Reader(info.expect(SEQUENCE)?);
+    let spki_der = &before[..before.len() - info.0.len()];
+    let key = key_kind(&mut Reader(spki.expect(SEQUENCE)?))?;
+    let public_key = bits(spki.expect(0x03)?)?;
+    let algorithm = Reader(whole.expect(SEQUENCE)?).expect(OID)?;
+    let signature = bits(whole.expect(0x03)?)?;
+    if !whole.is_empty() || !spki.is_empty() {
+        return Err(BadDer);
+    }
+    Ok(Request { key, spki: spki_der, public_key, signed, signature, algorithm })
+}
+
+/// A BIT STRING of whole bytes.
+fn bits(body: &[u8]) -> Result<&[u8], BadDer> {
+    match body {
+        [0, rest @ ..] => Ok(rest),
+        _ => Err(BadDer),
+    }
+}
+
 fn key_kind(algorithm: &mut Reader<'_>) -> Result<KeyKind, BadDer> {
     Ok(match algorithm.expect(OID)? {
         EC_KEY => match algorithm.optional(OID)? {

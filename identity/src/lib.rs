@@ -31,3 +31,18 @@ pub use hello::{ClientHello, Peek, peek};
 pub use request::KeyRequest;
 pub use verify::{Refusal, peer_identity};
 pub use weft_core::identity::{IdentityError, WorkloadIdentity};
+
+/// Where the control plane lives unless configured otherwise.
+pub const SYSTEM_NAMESPACE: &str = "weft-system";
+/// Service accounts of the control plane.
+pub const CA_ACCOUNT: &str = "weft-ca";
+pub const CONTROLLER_ACCOUNT: &str = "weft-controller";
+
+/// The identity that the CA's certificate carries.
+pub fn ca_identity(trust_domain: &str) -> Result<WorkloadIdentity, IdentityError> {
+    WorkloadIdentity::new(trust_domain, SYSTEM_NAMESPACE, CA_ACCOUNT)
+}
+/// The identity that the controller's certificate carries.
+pub fn controller_identity(trust_domain: &str) -> Result<WorkloadIdentity, IdentityError> {
+    WorkloadIdentity::new(trust_domain, SYSTEM_NAMESPACE, CONTROLLER_ACCOUNT)
+}

@@ -10,10 +10,17 @@ mod session;
 
 pub use provider::{Change, Changes, Peer, PeerStatus, Provider};
 
-use crate::proto::{self, ControllerMessage, ProxyMessage, discovery_server};
+use crate::{
+    proto::{self, ControllerMessage, ProxyMessage, discovery_server},
+    trust::Confirmations,
+};
 use accept::{AcceptSettings, PeerInfo};
 use encode::Encoder;
-use std::{pin::Pin, sync::Arc, time::Duration};
+use std::{
+    pin::Pin,
+    sync::{Arc, atomic::AtomicU64},
+    time::Duration,
+};
 use tokio::{
     net::TcpListener,
     sync::{Semaphore, mpsc},
@@ -57,6 +64,8 @@ struct Shared<P> {
     settings: ServerSettings,
     encoder: Encoder,
     streams: Arc<Semaphore>,
+    confirmations: Confirmations,
+    ids: AtomicU64,
     stop: CancellationToken,
 }
 impl<P> Clone for DiscoveryServer<P> {
@@ -69,7 +78,14 @@ impl<P: Provider> DiscoveryServer<P> {
     pub fn new(provider: Arc<P>, settings: ServerSettings) -> Self {
         let streams = Arc::new(Semaphore::new(settings.streams));
         let stop = CancellationToken::new();
-        Self { shared: Arc::new(Shared { provider, settings, encoder: Encoder::default(), streams, stop }) }
+        let confirmations = Confirmations::default();
+        let (encoder, ids) = (Encoder::default(), AtomicU64::new(0));
+        Self { shared: Arc::new(Shared { provider, settings, encoder, streams, confirmations, ids, stop }) }
+    }
+
+    /// What the connected proxies say they use.
+    pub fn confirmations(&self) -> Confirmations {
+        self.shared.confirmations.clone()
     }
 
     /// Serves until `stop`, then ends the streams (proxies go to another replica) and returns. The certificate that is shown is the

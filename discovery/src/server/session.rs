@@ -8,7 +8,11 @@ use crate::{
     wire,
 };
 use ahash::{AHashMap, AHashSet};
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{
+    collections::VecDeque,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 use tokio::{
     sync::{broadcast::error::RecvError, mpsc},
     time::{Instant, sleep_until, timeout},
@@ -35,6 +39,7 @@ enum Sent {
 struct Session<'a, P> {
     shared: &'a Shared<P>,
     peer: Arc<Peer>,
+    stream: u64,
     subscriptions: AHashMap<ResourceName, Sent>,
     /// To be looked at at once: new subscriptions.
     fresh: VecDeque<ResourceName>,
@@ -45,10 +50,15 @@ struct Session<'a, P> {
 }
 
 /// Tells the provider when the stream is over, however it ends.
-struct Connected<'a, P: Provider>(&'a P, Arc<Peer>);
+struct Connected<'a, P: Provider> {
+    shared: &'a Shared<P>,
+    peer: Arc<Peer>,
+    stream: u64,
+}
 impl<P: Provider> Drop for Connected<'_, P> {
     fn drop(&mut self) {
-        self.0.disconnected(&self.1);
+        self.shared.confirmations.remove(self.stream);
+        self.shared.provider.disconnected(&self.peer);
     }
 }
 
@@ -75,7 +85,9 @@ pub(super) async fn run<P: Provider>(
     // before the first answer, so that nothing that happens in between is missed
     let mut changes = shared.provider.changes();
     shared.provider.connected(&peer);
-    let _connected = Connected(&*shared.provider, peer.clone());
+    let stream = shared.ids.fetch_add(1, Ordering::Relaxed);
+    shared.confirmations.set(stream, None);
+    let _connected = Connected { shared, peer: peer.clone(), stream };
     let welcome = proto::Welcome {
         protocol,
         version: env!("CARGO_PKG_VERSION").into(),
@@ -89,6 +101,7 @@ pub(super) async fn run<P: Provider>(
     let mut s = Session {
         shared,
         peer,
+        stream,
         subscriptions: AHashMap::new(),
         fresh: VecDeque::new(),
         changed: VecDeque::new(),
@@ -224,6 +237,7 @@ impl<P: Provider> Session<'_, P> {
                     leaf_not_after: status.leaf_not_after,
                 };
                 provider.status(&self.peer, &status);
+                self.shared.confirmations.set(self.stream, Some(status));
             }
             Some(proxy_message::Kind::Hello(_)) => return Err(Status::invalid_argument("a second hello")),
             // a newer proxy may say more than we know

@@ -1,0 +1,175 @@
+//! The controller's side of the bundle: follows what the CA publishes, and reports which proxies use it.
+
+use crate::{
+    client::{DialError, control_channel},
+    proto::{self, trust_client::TrustClient},
+    server::PeerStatus,
+};
+use ahash::AHashMap;
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::ReceiverStream;
+use weft_identity::{Bundle, CredentialCell, CredentialsError, WorkloadIdentity};
+
+/// At most one report in this time: reports are sums, only the newest matters.
+const REPORT: Duration = Duration::from_millis(200);
+const BACKOFF_MAX: Duration = Duration::from_secs(5);
+
+/// What the proxies of one controller say they use. The discovery server fills it.
+#[derive(Clone, Debug)]
+pub struct Confirmations(Arc<Inner>);
+#[derive(Debug)]
+struct Inner {
+    streams: Mutex<AHashMap<u64, Option<PeerStatus>>>,
+    changed: watch::Sender<u64>,
+}
+impl Default for Confirmations {
+    fn default() -> Self {
+        Self(Arc::new(Inner { streams: Mutex::default(), changed: watch::Sender::new(0) }))
+    }
+}
+impl Confirmations {
+    fn edit<T>(&self, edit: impl FnOnce(&mut AHashMap<u64, Option<PeerStatus>>) -> T) -> T {
+        let out = edit(&mut self.0.streams.lock().unwrap_or_else(|e| e.into_inner()));
+        self.0.changed.send_modify(|n| *n += 1);
+        out
+    }
+    pub(crate) fn set(&self, stream: u64, status: Option<PeerStatus>) {
+        self.edit(|s| s.insert(stream, status));
+    }
+    pub(crate) fn remove(&self, stream: u64) {
+        self.edit(|s| s.remove(&stream));
+    }
+    /// Connected proxies.
+    pub fn connected(&self) -> usize {
+        self.0.streams.lock().unwrap_or_else(|e| e.into_inner()).len()
+    }
+    /// How many proxies use which bundle and issuer. Those that have not said are left out.
+    pub fn sums(&self) -> Vec<(u64, Box<[u8]>, u32)> {
+        let mut sums: AHashMap<(u64, Box<[u8]>), u32> = AHashMap::new();
+        let streams = self.0.streams.lock().unwrap_or_else(|e| e.into_inner());
+        for s in streams.values().flatten() {
+            *sums.entry((s.bundle_version, s.leaf_issuer.clone())).or_default() += 1;
+        }
+        let mut sums: Vec<_> = sums.into_iter().map(|((v, i), n)| (v, i, n)).collect();
+        sums.sort();
+        sums
+    }
+    /// Told of every change.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.0.changed.subscribe()
+    }
+}
+
+/// What following needs.
+pub struct FollowSettings {
+    /// CAs, tried in turn: `host:port`.
+    pub cas: Vec<String>,
+    pub ca_identity: WorkloadIdentity,
+    /// Names this replica.
+    pub reporter: String,
+    /// How many meshed workloads there are, connected or not: a pod that is cut off keeps a root from being retired.
+    pub expected: watch::Receiver<u32>,
+    pub confirmations: Confirmations,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum FollowError {
+    #[error(transparent)]
+    Dial(#[from] DialError),
+    #[error(transparent)]
+    Credentials(#[from] CredentialsError),
+    #[error("{}: {}", .0.code(), .0.message())]
+    Status(#[from] tonic::Status),
+    #[error("the CA closed the stream")]
+    Closed,
+    #[error("the CA's bundle cannot be read: {0}")]
+    Bundle(#[from] crate::wire::WireError),
+}
+
+/// Installs every bundle that the CA publishes in `cell`, and reports. Never ends; drop it to stop. The controller counts as one of the
+/// proxies: its own leaf and bundle are part of every report.
+pub async fn follow(mut s: FollowSettings, cell: CredentialCell) {
+    let mut failures = 0u32;
+    let mut turn = 0usize;
+    loop {
+        let credentials = cell.ready().await;
+        let Some(address) = s.cas.get(turn % s.cas.len().max(1)).cloned() else {
+            tracing::error!("no CA address is configured");
+            return std::future::pending().await;
+        };
+        let mut up = false;
+        if let Err(e) = session(&mut s, &cell, &address, &credentials, &mut up).await {
+            if up || failures == 0 {
+                tracing::warn!(ca = %address, error = %e, "trust stream lost");
+            }
+            failures = if up { 0 } else { failures.saturating_add(1) };
+            turn = turn.wrapping_add(1);
+            let window = Duration::from_millis(100).saturating_mul(1 << failures.min(10)).min(BACKOFF_MAX);
+            tokio::time::sleep(window.mul_f64(rand::random())).await;
+        }
+    }
+}
+
+async fn session(
+    s: &mut FollowSettings,
+    cell: &CredentialCell,
+    address: &str,
+    credentials: &weft_identity::Credentials,
+    up: &mut bool,
+) -> Result<(), FollowError> {
+    let channel = control_channel(address, credentials.control_client(&s.ca_identity)?).await?;
+    let (out, outgoing) = mpsc::channel(4);
+    let mut own = cell.subscribe();
+    let mut changes = s.confirmations.changes();
+    let _ = out.try_send(report(s, cell));
+    let mut incoming = TrustClient::new(channel).follow(ReceiverStream::new(outgoing)).await?.into_inner();
+    let mut due = false;
+    let mut tick = tokio::time::interval(REPORT);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    // a report now and then, so that the CA can tell a silent controller from a dead one
+    let mut heartbeat = tokio::time::interval(Duration::from_secs(10));
+    loop {
+        tokio::select! {
+            m = incoming.message() => {
+                *up = true;
+                let bundle: Bundle = m?.ok_or(FollowError::Closed)?.try_into()?;
+                match cell.install_bundle(Arc::new(bundle)) {
+                    Ok(true) => tracing::info!(version = cell.bundle().version(), "new trust bundle"),
+                    Ok(false) => {}
+                    Err(e) => tracing::error!(error = %e, "the CA's bundle was not taken"),
+                }
+            }
+            Ok(()) = changes.changed() => due = true,
+            Ok(()) = s.expected.changed() => due = true,
+            _ = own.changed() => {
+                due = true;
+                let now = own.borrow_and_update().credentials.clone();
+                if now.is_some_and(|c| c.serial() != credentials.serial()) {
+                    return Ok(()); // the next stream uses the new certificate
+                }
+            }
+            _ = heartbeat.tick() => due = true,
+            _ = tick.tick(), if due => {
+                due = out.try_send(report(s, cell)).is_err();
+            }
+        }
+    }
+}
+
+fn report(s: &FollowSettings, cell: &CredentialCell) -> proto::TrustReport {
+    let one = |(bundle_version, issuer, proxies): (u64, Box<[u8]>, u32)| proto::Confirmed {
+        bundle_version,
+        leaf_issuer: issuer.into(),
+        proxies,
+    };
+    let mut confirmed: Vec<_> = s.confirmations.sums().into_iter().map(one).collect();
+    let own = cell.current();
+    if let Some(c) = own.credentials {
+        confirmed.push(one((own.bundle.version(), c.issuer().into(), 1)));
+    }
+    proto::TrustReport { reporter: s.reporter.clone(), expected: *s.expected.borrow() + 1, confirmed }
+}
