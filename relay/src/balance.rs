@@ -1,0 +1,571 @@
+//! The endpoints of one backend, as one worker sees them, and the choice among them.
+//!
+//! **Load** of an endpoint is its peak-EWMA latency times its requests in flight plus one. The average jumps to a worse observation at once and
+//! forgets with a time constant of 10 s; a gateway failure counts as four times the average, so that failing quickly attracts nobody.
+//! **Power of two choices**: two endpoints are drawn and the less loaded one is taken, which avoids both the herd that "the best" attracts and
+//! any work that grows with the number of endpoints. A new endpoint starts at the mean of the others: it gets its share at once and no rush.
+//!
+//! **Who may be drawn**, the first of these sets that is not empty:
+//! 1. not ejected, and not in the avoid set of the request (endpoints that it has been tried at);
+//! 2. ejected, but not tried yet ("another endpoint first");
+//! 3. not ejected; 4. all: the panic threshold of 100 %.
+//!
+//! All of that among the endpoints that are not terminating, or among the terminating ones when there are no others (KEP-1669).
+//!
+//! **Zone preference** (`trafficDistribution`): set 1 shrinks to the own zone, unless fewer than half of the zone's endpoints are healthy, or the
+//! chosen one is overloaded: 16 requests in flight and four times the load of one drawn from elsewhere. So a zone with too few
+//! endpoints for its clients spills over instead of drowning them.
+//!
+//! **Session affinity** (ClientIP): a client stays with its endpoint until it has been away for the timeout. The first choice is by rendezvous
+//! hashing, so that several workers and proxies choose alike; up to 10,000 clients are remembered, others follow the hash alone.
+//!
+//! Endpoints have ids with generations; one that leaves keeps its counters until its last request has ended.
+
+use crate::{
+    outlier::{Detector, Health, Verdict},
+    util::{Draw, FastMap, mix},
+};
+use smallvec::SmallVec;
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use weft_core::endpoint::{Endpoint, Endpoints};
+
+/// Time constant of the latency average.
+const DECAY: Duration = Duration::from_secs(10);
+/// Floor of an average, so that load still counts requests in flight after a pause. 10 us: less than any real answer.
+const FLOOR: f64 = 10_000.0;
+/// What a gateway failure counts as, in averages, and its bound: harsh enough that traffic goes elsewhere at once, mild enough that it comes back
+/// within a few time constants.
+const FAILURE_FACTOR: f64 = 4.0;
+const FAILURE_MOST: f64 = 1e9;
+/// Zone preference: requests in flight and ratio of loads from which another zone is used.
+const SPILL_IN_FLIGHT: u32 = 16;
+const SPILL_RATIO: f64 = 4.0;
+/// Clients whose endpoint is remembered. A sidecar has one; an edge gateway has many.
+const AFFINITY_CLIENTS: usize = 10_000;
+
+/// Names an endpoint of one balancer. Ids of endpoints that are gone never name another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct EndpointId {
+    index: u32,
+    generation: u32,
+}
+
+/// How the last attempt at connecting to an endpoint went, for error texts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Connect {
+    Unknown,
+    Worked,
+    Refused,
+    TimedOut,
+    Failed,
+}
+
+/// How an attempt ended, as far as its endpoint is concerned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// A response head arrived after this long. 503 and the like are [`Verdict::Gateway`].
+    Answered { verdict: Verdict, latency: Duration },
+    Refused,
+    ConnectTimeout,
+    /// No connection for another reason: unreachable, TLS.
+    ConnectFailed,
+    /// The connection broke or the attempt's time ran out before a response head.
+    Broken,
+    /// The client left, or another reason that says nothing of the endpoint.
+    Cancelled,
+}
+
+/// A request in flight to an endpoint. Must be given back with [`Balancer::finish`].
+#[derive(Debug)]
+#[must_use = "an attempt that is not finished counts as load for ever"]
+pub struct Attempt {
+    pub id: EndpointId,
+    pub endpoint: Arc<Endpoint>,
+}
+
+/// What to choose by.
+#[derive(Clone, Copy, Debug)]
+pub struct Choice<'a> {
+    /// Endpoints that the request was tried at before.
+    pub avoid: &'a [EndpointId],
+    /// Address of the client, for session affinity.
+    pub client: Option<IpAddr>,
+    pub now: Instant,
+    pub random: u64,
+}
+
+/// Why nobody was chosen, or what an attempt's failure is explained with: "0 of 3 endpoints ready: 2 refused, 1 ejected".
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Summary {
+    /// All that the Service selects.
+    pub total: u32,
+    /// Could take a request and did not fail to connect last time.
+    pub ready: u32,
+    pub not_ready: u32,
+    pub refused: u32,
+    pub timed_out: u32,
+    pub failed: u32,
+    pub ejected: u32,
+    pub terminating: u32,
+}
+impl fmt::Display for Summary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} of {} endpoints ready", self.ready, self.total)?;
+        let parts = [
+            (self.refused, "refused"),
+            (self.timed_out, "timed out"),
+            (self.failed, "unreachable"),
+            (self.ejected, "ejected"),
+            (self.terminating, "terminating"),
+            (self.not_ready, "not ready"),
+        ];
+        let mut sep = ": ";
+        for (n, what) in parts.into_iter().filter(|(n, _)| *n > 0) {
+            write!(f, "{sep}{n} {what}")?;
+            sep = ", ";
+        }
+        Ok(())
+    }
+}
+
+/// One line of a dump.
+#[derive(Clone, Debug)]
+pub struct EndpointState {
+    pub endpoint: Arc<Endpoint>,
+    pub in_flight: u32,
+    pub latency: Duration,
+    /// Time until it comes back.
+    pub ejected_for: Option<Duration>,
+}
+
+#[derive(Debug)]
+struct Slot {
+    generation: u32,
+    /// `None`: free.
+    endpoint: Option<Arc<Endpoint>>,
+    health: Option<Arc<Health>>,
+    listed: bool,
+    same_zone: bool,
+    in_flight: u32,
+    /// Nanoseconds.
+    average: f64,
+    at: Instant,
+    connect: Connect,
+    hash: u64,
+}
+
+/// Chooses endpoints of one backend.
+#[derive(Debug)]
+pub struct Balancer {
+    detector: Arc<Detector>,
+    zone: Option<Arc<str>>,
+    slots: Vec<Slot>,
+    free: Vec<u32>,
+    by_address: FastMap<SocketAddr, SmallVec<[u32; 1]>>,
+    /// The tier in use: endpoints that are not terminating, or all terminating ones.
+    tier: Vec<u32>,
+    /// The part of the tier in the own zone; empty without preference.
+    near: Vec<u32>,
+    terminating: u32,
+    not_ready: u32,
+    /// The application is spoken to in HTTP/2.
+    http2: bool,
+    affinity: Option<Duration>,
+    clients: FastMap<IpAddr, (EndpointId, Instant)>,
+    swept: Instant,
+    in_flight: u64,
+}
+
+impl Balancer {
+    /// A balancer without endpoints. `zone`: of this proxy's pod.
+    pub fn new(detector: Arc<Detector>, zone: Option<Arc<str>>, now: Instant) -> Self {
+        Self {
+            detector,
+            zone,
+            slots: Vec::new(),
+            free: Vec::new(),
+            by_address: FastMap::default(),
+            tier: Vec::new(),
+            near: Vec::new(),
+            terminating: 0,
+            not_ready: 0,
+            http2: false,
+            affinity: None,
+            clients: FastMap::default(),
+            swept: now,
+            in_flight: 0,
+        }
+    }
+
+    /// Session affinity by client address with this timeout, or none (`ServicePort::affinity`).
+    pub fn set_affinity(&mut self, timeout: Option<Duration>) {
+        self.affinity = timeout;
+        if timeout.is_none() {
+            self.clients = FastMap::default();
+        }
+    }
+
+    /// The application is spoken to in HTTP/2 (`kubernetes.io/h2c`).
+    pub fn http2(&self) -> bool {
+        self.http2
+    }
+
+    /// Takes over a new list. Endpoints that stay (address, UID and identity) keep their ids, statistics and requests in flight.
+    pub fn update(&mut self, endpoints: &Endpoints, now: Instant) {
+        for s in &mut self.slots {
+            s.listed = false;
+        }
+        let start = self.mean(now);
+        self.http2 = endpoints.http2;
+        self.not_ready = endpoints.not_ready;
+        self.terminating = 0;
+        self.tier.clear();
+        self.near.clear();
+        for e in &endpoints.endpoints {
+            let index = match self.slot_of(e) {
+                Some(i) => {
+                    self.slots[i as usize].endpoint = Some(e.clone());
+                    i
+                }
+                None => self.insert(e, start, now),
+            };
+            let same_zone = self.zone.is_some() && e.zone == self.zone;
+            let s = &mut self.slots[index as usize];
+            if std::mem::replace(&mut s.listed, true) {
+                continue; // twice in the list
+            }
+            s.same_zone = same_zone;
+            if e.terminating {
+                self.terminating += 1;
+            } else {
+                self.tier.push(index);
+            }
+        }
+        if self.tier.is_empty() {
+            let listed = self.slots.iter().enumerate().filter(|(_, s)| s.listed);
+            self.tier.extend(listed.map(|(i, _)| i as u32));
+        }
+        if endpoints.prefer_zone {
+            self.near.extend(self.tier.iter().copied().filter(|i| self.slots[*i as usize].same_zone));
+        }
+        for i in 0..self.slots.len() as u32 {
+            let s = &self.slots[i as usize];
+            if !s.listed && s.endpoint.is_some() && s.in_flight == 0 {
+                self.remove(i);
+            }
+        }
+    }
+
+    /// Chooses an endpoint and counts a request in flight to it.
+    ///
+    /// # Errors
+    /// There is no endpoint at all.
+    pub fn pick(&mut self, c: Choice<'_>) -> Result<Attempt, Summary> {
+        let index = self.choose(c).ok_or_else(|| self.summary(c.now))?;
+        self.in_flight += 1;
+        let s = &mut self.slots[index as usize];
+        s.in_flight += 1;
+        let endpoint = s.endpoint.clone().expect("only listed slots are chosen, and they have an endpoint");
+        Ok(Attempt { id: EndpointId { index, generation: s.generation }, endpoint })
+    }
+
+    /// Ends an attempt. Returns how long its endpoint is ejected, if this ejects it. `random` jitters that.
+    pub fn finish(&mut self, attempt: Attempt, outcome: Outcome, now: Instant, random: u64) -> Option<Duration> {
+        let s = &mut self.slots[attempt.id.index as usize];
+        debug_assert!(s.generation == attempt.id.generation && s.in_flight > 0, "finished twice");
+        self.in_flight -= 1;
+        s.in_flight -= 1;
+        let verdict = match outcome {
+            Outcome::Answered { verdict, latency } => {
+                s.connect = Connect::Worked;
+                if verdict == Verdict::Gateway {
+                    s.fail(now);
+                } else {
+                    s.observe(latency.as_nanos() as f64, now);
+                }
+                Some(verdict)
+            }
+            Outcome::Refused | Outcome::ConnectTimeout | Outcome::ConnectFailed => {
+                s.connect = match outcome {
+                    Outcome::Refused => Connect::Refused,
+                    Outcome::ConnectTimeout => Connect::TimedOut,
+                    _ => Connect::Failed,
+                };
+                s.fail(now);
+                Some(Verdict::Gateway)
+            }
+            Outcome::Broken => {
+                s.fail(now);
+                Some(Verdict::Gateway)
+            }
+            Outcome::Cancelled => None,
+        };
+        let ejected = match (&s.health, verdict) {
+            (Some(h), Some(v)) => self.detector.report(h, v, now, random),
+            _ => None,
+        };
+        if s.in_flight == 0 && !s.listed {
+            self.remove(attempt.id.index);
+        }
+        ejected
+    }
+
+    /// What can be said of the endpoints now, in numbers.
+    pub fn summary(&self, now: Instant) -> Summary {
+        let mut sum = Summary { not_ready: self.not_ready, total: self.not_ready, ..Summary::default() };
+        for s in self.slots.iter().filter(|s| s.listed) {
+            sum.total += 1;
+            let ejected = s.health.as_ref().is_some_and(|h| self.detector.is_ejected(h, now));
+            match s.connect {
+                _ if s.endpoint.as_ref().is_some_and(|e| e.terminating) => sum.terminating += 1,
+                _ if ejected => sum.ejected += 1,
+                Connect::Refused => sum.refused += 1,
+                Connect::TimedOut => sum.timed_out += 1,
+                Connect::Failed => sum.failed += 1,
+                Connect::Unknown | Connect::Worked => sum.ready += 1,
+            }
+        }
+        sum
+    }
+
+    /// The endpoints as they are, for a dump.
+    pub fn states(&self, now: Instant) -> Vec<EndpointState> {
+        let listed = self.slots.iter().filter(|s| s.listed);
+        let state = |s: &Slot| {
+            let until = s.health.as_ref().and_then(|h| self.detector.ejected_until(h, now));
+            Some(EndpointState {
+                endpoint: s.endpoint.clone()?,
+                in_flight: s.in_flight,
+                latency: Duration::from_nanos(s.average_at(now) as u64),
+                ejected_for: until.map(|t| t.saturating_duration_since(now)),
+            })
+        };
+        listed.filter_map(state).collect()
+    }
+
+    /// Endpoints in the list.
+    pub fn len(&self) -> usize {
+        self.slots.iter().filter(|s| s.listed).count()
+    }
+    pub fn is_empty(&self) -> bool {
+        self.tier.is_empty()
+    }
+    /// Attempts that have not been finished, of endpoints that are gone too.
+    pub fn in_flight(&self) -> u64 {
+        self.in_flight
+    }
+    /// The endpoint behind an id, while it is listed or has requests in flight.
+    pub fn endpoint(&self, id: EndpointId) -> Option<&Arc<Endpoint>> {
+        let s = self.slots.get(id.index as usize).filter(|s| s.generation == id.generation)?;
+        s.endpoint.as_ref()
+    }
+
+    fn choose(&mut self, c: Choice<'_>) -> Option<u32> {
+        match self.tier.len() {
+            0 => return None,
+            1 => return Some(self.tier[0]),
+            _ => {}
+        }
+        let ejections = self.detector.any_ejected(c.now);
+        if let (Some(timeout), Some(client)) = (self.affinity, c.client) {
+            return self.choose_for(client, timeout, ejections, c);
+        }
+        let mut draw = Draw(c.random);
+        let tried = |i: u32| c.avoid.iter().any(|a| a.index == i && a.generation == self.slots[i as usize].generation);
+        let ejected = |i: u32| ejections && self.ejected(i, c.now);
+        if !self.near.is_empty() {
+            let healthy = if ejections { self.near.iter().filter(|i| !ejected(**i)).count() } else { self.near.len() };
+            if healthy * 2 >= self.near.len()
+                && let Some(near) = self.two(&self.near, &mut draw, c.now, |i| !tried(i) && !ejected(i))
+            {
+                let s = &self.slots[near as usize];
+                if s.in_flight >= SPILL_IN_FLIGHT {
+                    let far = self.two(&self.tier, &mut draw, c.now, |i| !self.slots[i as usize].same_zone && !tried(i) && !ejected(i));
+                    if let Some(far) = far.filter(|f| s.load(c.now) > SPILL_RATIO * self.slots[*f as usize].load(c.now)) {
+                        return Some(far);
+                    }
+                }
+                return Some(near);
+            }
+        }
+        let tier = &self.tier;
+        self.two(tier, &mut draw, c.now, |i| !tried(i) && !ejected(i))
+            .or_else(|| self.two(tier, &mut draw, c.now, |i| !tried(i)))
+            .or_else(|| self.two(tier, &mut draw, c.now, |i| !ejected(i)))
+            .or_else(|| self.two(tier, &mut draw, c.now, |_| true))
+    }
+
+    /// The less loaded of two different endpoints drawn from those of `set` that may be used.
+    fn two(&self, set: &[u32], draw: &mut Draw, now: Instant, may: impl Fn(u32) -> bool) -> Option<u32> {
+        let n = set.len();
+        if n == 0 {
+            return None;
+        }
+        let mut first = None;
+        // blind draws succeed at once unless many are excluded
+        for _ in 0..4 {
+            let i = set[draw.below(n)];
+            if first == Some(i) || !may(i) {
+                continue;
+            }
+            match first {
+                None => first = Some(i),
+                Some(f) => return Some(self.better(f, i, now)),
+            }
+        }
+        // a uniform pair by one pass over all
+        let mut pair = [None, None];
+        for (seen, i) in set.iter().copied().filter(|i| may(*i)).enumerate() {
+            let place = draw.below(seen + 1);
+            if place == 0 {
+                pair = [Some(i), pair[0]];
+            } else if place == 1 || pair[1].is_none() {
+                pair[1] = Some(i);
+            }
+        }
+        match pair {
+            [Some(a), Some(b)] => Some(self.better(a, b, now)),
+            [a, _] => a,
+        }
+    }
+
+    fn better(&self, a: u32, b: u32, now: Instant) -> u32 {
+        if self.slots[b as usize].load(now) < self.slots[a as usize].load(now) { b } else { a }
+    }
+
+    fn ejected(&self, i: u32, now: Instant) -> bool {
+        self.slots[i as usize].health.as_ref().is_some_and(|h| self.detector.is_ejected(h, now))
+    }
+
+    /// The endpoint of a client: the one that it has, or by rendezvous.
+    fn choose_for(&mut self, client: IpAddr, timeout: Duration, ejections: bool, c: Choice<'_>) -> Option<u32> {
+        let usable = |s: &Self, i: u32| {
+            let tried = c.avoid.iter().any(|a| a.index == i && a.generation == s.slots[i as usize].generation);
+            !tried && !(ejections && s.ejected(i, c.now))
+        };
+        let kept = self.clients.get(&client).copied().filter(|(id, last)| {
+            let s = &self.slots[id.index as usize];
+            let stays = s.generation == id.generation && self.tier.contains(&id.index);
+            stays && c.now.saturating_duration_since(*last) < timeout
+        });
+        if let Some((id, _)) = kept
+            && usable(self, id.index)
+        {
+            self.clients.insert(client, (id, c.now));
+            return Some(id.index);
+        }
+        let key = match client {
+            IpAddr::V4(a) => mix(u64::from(a.to_bits())),
+            IpAddr::V6(a) => mix(a.to_bits() as u64 ^ mix((a.to_bits() >> 64) as u64)),
+        };
+        let score = |i: &u32| mix(self.slots[*i as usize].hash ^ key);
+        let best = self.tier.iter().copied().filter(|i| usable(self, *i)).max_by_key(score);
+        let index = best.or_else(|| self.tier.iter().copied().max_by_key(score))?;
+        // a detour around an ejected endpoint does not end the affinity to it
+        if kept.is_none() && self.room_for_client(client, timeout, c.now) {
+            self.clients.insert(client, (EndpointId { index, generation: self.slots[index as usize].generation }, c.now));
+        }
+        Some(index)
+    }
+
+    fn room_for_client(&mut self, client: IpAddr, timeout: Duration, now: Instant) -> bool {
+        if self.clients.len() < AFFINITY_CLIENTS || self.clients.contains_key(&client) {
+            return true;
+        }
+        // a sweep costs as much as the table is big: once a second at most
+        if now.saturating_duration_since(self.swept) >= Duration::from_secs(1) {
+            self.swept = now;
+            self.clients.retain(|_, (_, last)| now.saturating_duration_since(*last) < timeout);
+        }
+        self.clients.len() < AFFINITY_CLIENTS
+    }
+
+    fn mean(&self, now: Instant) -> f64 {
+        let listed = self.slots.iter().filter(|s| s.endpoint.is_some());
+        let (n, sum) = listed.fold((0u32, 0.0), |(n, sum), s| (n + 1, sum + s.average_at(now)));
+        if n == 0 { FLOOR } else { sum / f64::from(n) }
+    }
+
+    fn slot_of(&self, e: &Endpoint) -> Option<u32> {
+        let same = |i: &u32| self.slots[*i as usize].endpoint.as_ref().is_some_and(|o| o.mesh == e.mesh);
+        self.by_address.get(&e.address)?.iter().copied().find(same)
+    }
+
+    fn insert(&mut self, e: &Arc<Endpoint>, average: f64, now: Instant) -> u32 {
+        let index = self.free.pop().unwrap_or(self.slots.len() as u32);
+        let slot = Slot {
+            generation: self.slots.get(index as usize).map_or(0, |s| s.generation),
+            endpoint: Some(e.clone()),
+            health: Some(self.detector.health(e)),
+            listed: false,
+            same_zone: false,
+            in_flight: 0,
+            average,
+            at: now,
+            connect: Connect::Unknown,
+            hash: hash_address(e.address),
+        };
+        match self.slots.get_mut(index as usize) {
+            Some(s) => *s = slot,
+            None => self.slots.push(slot),
+        }
+        self.by_address.entry(e.address).or_default().push(index);
+        index
+    }
+
+    fn remove(&mut self, index: u32) {
+        let s = &mut self.slots[index as usize];
+        s.generation = s.generation.wrapping_add(1);
+        s.health = None;
+        let Some(e) = s.endpoint.take() else { return };
+        self.free.push(index);
+        if let Some(at) = self.by_address.get_mut(&e.address) {
+            at.retain(|i| *i != index);
+            if at.is_empty() {
+                self.by_address.remove(&e.address);
+            }
+        }
+    }
+}
+
+/// The same in every process, so that proxies choose alike for one client.
+fn hash_address(a: SocketAddr) -> u64 {
+    let ip = match a.ip() {
+        IpAddr::V4(ip) => u128::from(ip.to_bits()),
+        IpAddr::V6(ip) => ip.to_bits(),
+    };
+    mix(mix(ip as u64).wrapping_add(mix((ip >> 64) as u64)) ^ u64::from(a.port()))
+}
+
+impl Slot {
+    fn average_at(&self, now: Instant) -> f64 {
+        self.average * (-(now.saturating_duration_since(self.at).as_secs_f64() / DECAY.as_secs_f64())).exp()
+    }
+    fn load(&self, now: Instant) -> f64 {
+        self.average_at(now).max(FLOOR) * f64::from(self.in_flight + 1)
+    }
+    /// A worse latency counts at once, a better one moves the average by the time since the last one.
+    fn observe(&mut self, nanos: f64, now: Instant) {
+        if nanos >= self.average {
+            self.average = nanos;
+        } else {
+            let keep = (-(now.saturating_duration_since(self.at).as_secs_f64() / DECAY.as_secs_f64())).exp();
+            self.average = self.average * keep + nanos * (1.0 - keep);
+        }
+        self.at = now;
+    }
+    fn fail(&mut self, now: Instant) {
+        let worse = (self.average_at(now).max(FLOOR) * FAILURE_FACTOR).min(FAILURE_MOST);
+        self.average = self.average_at(now).max(worse);
+        self.at = now;
+    }
+}
+
+#[cfg(test)]
+#[path = "balance_tests.rs"]
+mod tests;
