@@ -14,9 +14,12 @@
 //! - [`h1`]: HTTP/1.0 and HTTP/1.1, server and client side.
 //! - [`h2`]: HTTP/2, server and client side, flow control and abuse limits.
 //! - [`hpack`]: header compression.
+//! - [`translate`]: the rules between the versions.
+//! - [`syntax`]: the grammar that both share.
 
 pub mod h1;
 pub mod h2;
 pub mod head;
 pub mod hpack;
 pub mod syntax;
+pub mod translate;

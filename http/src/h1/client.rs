@@ -2,10 +2,8 @@
 
 use super::body::{Decoder, Framing, Step};
 use super::encode::{self, Encoder};
-use super::{
-    Close, Config, Event, ParseError, Reason, SendError, UPGRADE_IGNORED, Waiting, parse, pool, spare, websocket,
-};
-use crate::head::{Head, Pseudo};
+use super::{Close, Config, Event, ParseError, Reason, SendError, UPGRADE_IGNORED, Waiting, parse, spare, websocket};
+use crate::head::{Head, Pseudo, pool};
 use crate::syntax;
 use std::sync::Arc;
 

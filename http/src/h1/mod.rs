@@ -27,15 +27,6 @@
 //!
 //! Idle connections own no buffers: partial heads, held bytes and output come from a free list of the thread and go back to it ([`spare`]).
 
-/// Heads from the thread's free list.
-mod pool {
-    use crate::head::Head;
-    pub(super) fn take() -> Box<Head> {
-        Box::default()
-    }
-    pub(super) fn give(_head: Box<Head>) {}
-}
-
 mod body;
 mod client;
 mod encode;
@@ -45,6 +36,7 @@ pub mod spare;
 mod websocket;
 
 pub use client::Client;
+pub(crate) use parse::ignored_trailer;
 pub use server::Server;
 
 use crate::head::Head;

@@ -5,9 +5,8 @@
 //! `Transfer-Encoding`, any coding but `chunked`, any doubt about the host.
 
 use super::body::Framing;
-use super::pool;
 use super::{Config, MAX_FIELDS, ParseError, Reason, RequestInfo, UPGRADE_IGNORED, spare};
-use crate::head::{Head, Known, Pseudo};
+use crate::head::{Head, Known, Pseudo, pool};
 use crate::syntax;
 use httparse::{Error, Header, Status};
 use std::mem::MaybeUninit;
@@ -392,7 +391,7 @@ fn forbidden_trailer(known: Known) -> Option<&'static str> {
 }
 
 /// Request modifiers, authentication, content and response control (RFC 9110, 6.5.1): not passed on, no harm meant.
-pub(super) fn ignored_trailer(known: Known, name: &[u8]) -> bool {
+pub(crate) fn ignored_trailer(known: Known, name: &[u8]) -> bool {
     known.hop_by_hop()
         || matches!(
             known,
