@@ -12,7 +12,12 @@
 
 mod api;
 mod engine;
+pub mod balance;
+pub mod budget;
+pub mod credit;
+pub mod outlier;
 pub mod pool;
+pub mod replay;
 pub mod timer;
 pub mod util;
 

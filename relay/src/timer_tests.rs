@@ -6,6 +6,12 @@ fn ms(n: u64) -> Duration {
     Duration::from_millis(n)
 }
 
+/// Microseconds of any magnitude below 2^bits.
+fn span(rng: &mut SmallRng, bits: u32) -> u64 {
+    let bits = rng.random_range(1..bits);
+    rng.random_range(0..1u64 << bits)
+}
+
 #[test]
 fn fires_in_order_and_never_early() {
     let t0 = Instant::now();
@@ -74,7 +80,7 @@ fn agrees_with_a_heap() {
         let mut live: std::collections::HashMap<u64, (TimerKey, u64)> = Default::default();
         let mut now_us = 0u64;
         for id in 0..3_000u64 {
-            let at_us = now_us.saturating_sub(2_000) + rng.random_range(0..1u64 << rng.random_range(1..38));
+            let at_us = now_us.saturating_sub(2_000) + span(&mut rng, 38);
             let tick = at_us.div_ceil(1_000);
             let key = w.insert(t0 + Duration::from_micros(at_us), id);
             live.insert(id, (key, tick));
@@ -83,7 +89,7 @@ fn agrees_with_a_heap() {
                 let victim = rng.random_range(0..=id);
                 let was = live.get(&victim).copied();
                 if rng.random_ratio(1, 3) {
-                    let at_us = now_us + rng.random_range(0..1u64 << rng.random_range(1..30));
+                    let at_us = now_us + span(&mut rng, 30);
                     let moved = was.is_some_and(|(key, _)| w.reschedule(key, t0 + Duration::from_micros(at_us)));
                     assert_eq!(moved, was.is_some());
                     if let Some(e) = live.get_mut(&victim) {
@@ -101,7 +107,7 @@ fn agrees_with_a_heap() {
                 let before = w.next();
                 now_us = match before {
                     Some(t) if rng.random_ratio(1, 2) => now_us.max((t - t0).as_micros() as u64),
-                    _ => now_us + rng.random_range(0..1u64 << rng.random_range(1..34)),
+                    _ => now_us + span(&mut rng, 34),
                 };
                 let now = t0 + Duration::from_micros(now_us);
                 let mut last = 0;
