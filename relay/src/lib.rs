@@ -11,13 +11,15 @@
 //! ```
 
 mod api;
-mod engine;
 pub mod balance;
 pub mod budget;
 pub mod credit;
+mod engine;
+pub mod exchange;
 pub mod outlier;
 pub mod pool;
 pub mod replay;
+pub mod stats;
 pub mod timer;
 pub mod util;
 
