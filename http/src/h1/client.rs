@@ -355,7 +355,12 @@ impl Client {
                 let reused = self.exchanges > 1;
                 Err(self.fail(Reason::ClosedUnanswered { reused }))
             }
-            Receiving::Head => Err(self.fail(Reason::ClosedInHead)),
+            Receiving::Head => {
+                let upgrade = self.upgrade.as_deref();
+                let asked = parse::Asked { is_head: self.is_head, upgrade: upgrade.map(|u| &u.protocol[..]) };
+                let reason = parse::response(&self.partial, asked, &self.config).err();
+                Err(self.fail(reason.unwrap_or(Reason::ClosedInHead)))
+            }
             Receiving::Body(Decoder::UntilClose) => {
                 self.shut(Close::Now);
                 Ok(Some(Event::Data { data: &[], end: true }))

@@ -67,10 +67,10 @@ pub(super) fn append(partial: &mut Vec<u8>, piece: &[u8], max: usize) {
     partial.extend_from_slice(piece);
 }
 
-/// Whether a head that arrives in pieces is to be parsed again: when a line has ended since `before`, or in its first bytes (so that what is not HTTP is refused at
-/// once). So the work is bounded by the number of lines, not of pieces.
+/// Whether a head that arrives in pieces is to be parsed again: when a line has ended since `before`, or in its first bytes (so that what is not HTTP is
+/// refused at once). So the work is bounded by the number of lines, not of pieces. At the end of the input the rest is parsed, too.
 pub(super) fn worth_it(partial: &[u8], before: usize) -> bool {
-    partial.len() <= 32 || partial[before..].contains(&b'\n')
+    before < 32 || partial[before..].contains(&b'\n')
 }
 
 type Fields<'b> = [MaybeUninit<Header<'b>>; MAX_FIELDS];

@@ -211,7 +211,10 @@ impl Server {
                 self.shut(Close::Now);
                 Ok(None)
             }
-            Receiving::Head => Err(self.fail(Reason::ClosedInHead)),
+            Receiving::Head => {
+                let reason = parse::request(&self.partial, &self.config).err();
+                Err(self.fail(reason.unwrap_or(Reason::ClosedInHead)))
+            }
             Receiving::Body(_) => Err(self.fail(Reason::ClosedInBody)),
             Receiving::Tunnel => {
                 self.receiving = Receiving::TunnelEnd;
