@@ -282,6 +282,50 @@ fn an_early_answer_closes_and_lingers() {
     assert_eq!((server.close(), server.waiting()), (Some(Close::Linger), Waiting::Closed));
 }
 
+/// A redirect, a 401: the answer does not wait for the body, which is dropped when it is small, and the connection goes on.
+#[test]
+fn a_small_body_that_nobody_wants_is_dropped() {
+    for (framing, body) in [
+        ("content-length: 5", "hello"),
+        ("transfer-encoding: chunked", "5\r\nhello\r\n0\r\n\r\n"),
+        ("transfer-encoding: chunked", "5\r\nhello\r\n0\r\nx: y\r\n\r\n"),
+    ] {
+        let post = format!("POST / HTTP/1.1\r\nhost: a\r\n{framing}\r\n\r\n");
+        let rest = format!("{body}{GET}");
+        for cut in 0..=rest.len() {
+            let mut server = Server::new(config());
+            server.next(&mut post.as_bytes()).unwrap();
+            server.send_head(&response(302, &[]), true).unwrap();
+            assert_eq!(text(server.output()), "HTTP/1.1 302 Found\ncontent-length: 0\n\n");
+            assert!(!server.is_busy() && server.waiting() == Waiting::Body);
+            let mut events = 0;
+            for mut piece in [&rest.as_bytes()[..cut], &rest.as_bytes()[cut..]] {
+                while let Some(event) = server.next(&mut piece).unwrap() {
+                    assert!(matches!(event, Event::Request { end: true, .. }));
+                    events += 1;
+                }
+            }
+            assert_eq!(events, 1);
+            assert!(server.is_busy());
+        }
+    }
+    // chunks may go on and on
+    let mut server = Server::new(config());
+    server.next(&mut b"POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n".as_slice()).unwrap();
+    server.send_head(&response(302, &[]), true).unwrap();
+    let chunk = format!("4000\r\n{}\r\n", "x".repeat(0x4000));
+    for n in 1..=5 {
+        assert!(matches!(server.next(&mut chunk.as_bytes()), Ok(None)));
+        assert_eq!(server.close(), (n == 5).then_some(Close::Linger));
+    }
+    // the client leaves instead
+    let mut server = Server::new(config());
+    server.next(&mut b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\n\r\n".as_slice()).unwrap();
+    server.send_head(&response(302, &[]), true).unwrap();
+    assert!(matches!(server.eof(), Ok(None)));
+    assert_eq!(server.close(), Some(Close::Now));
+}
+
 /// Both at once: the answer streams while the request does.
 #[test]
 fn bodies_in_both_directions() {

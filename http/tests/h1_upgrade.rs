@@ -75,6 +75,19 @@ fn row_09_early_data_waits_and_is_data() {
 }
 
 #[test]
+fn a_client_that_shuts_down_before_the_switch() {
+    let mut server = Server::new(config());
+    server.next(&mut WEBSOCKET.as_bytes()).unwrap();
+    assert!(matches!(server.eof(), Ok(None)) && server.take_held().is_none());
+    server.send_head(&response(200, &[]), false).unwrap();
+    let held = server.take_held().unwrap();
+    assert!(matches!(server.next(&mut &held[..]), Ok(Some(Event::Data { data: b"", end: true }))));
+    assert!(server.take_held().is_none());
+    server.send_data(b"bye", true).unwrap();
+    assert_eq!(server.close(), Some(Close::Now));
+}
+
+#[test]
 fn row_09_early_data_of_a_refused_upgrade_is_never_a_request() {
     for early in [true, false] {
         let mut server = Server::new(config());

@@ -71,6 +71,14 @@ impl Decoder {
     pub(super) fn is_done(&self) -> bool {
         *self == Decoder::Done
     }
+    /// What is still to come, as far as it is known.
+    pub(super) fn left(&self) -> Option<u64> {
+        match *self {
+            Decoder::Done => Some(0),
+            Decoder::Length(n) => Some(n),
+            Decoder::UntilClose | Decoder::Chunked { .. } => None,
+        }
+    }
     /// The next piece of the body. `partial` is empty unless a trailer section has begun.
     pub(super) fn step<'i>(
         &mut self,

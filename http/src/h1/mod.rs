@@ -82,6 +82,9 @@ pub struct Config {
     pub max_fields: usize,
     /// Bytes held behind an unfinished exchange before reading stops. 16 KiB: a dozen pipelined requests; one more read may come on top.
     pub max_held: usize,
+    /// Bytes of a request's body that are read and dropped when the response is over before it (a redirect, a 401), so that the connection can be kept.
+    /// 64 KiB: one read; for more a new connection is cheaper.
+    pub max_discard: usize,
     /// Interim responses of one exchange. 32: 103 comes once or twice, 102 every few seconds.
     pub max_interim: u8,
     /// From the first byte of a head (or from accept) to its end. 10 s: slowloris costs the attacker a connection each 10 s; a slow link sends 64 KiB in that time.
@@ -106,6 +109,7 @@ impl Default for Config {
             max_target: 16 * 1024,
             max_fields: MAX_FIELDS,
             max_held: 16 * 1024,
+            max_discard: 64 * 1024,
             max_interim: 32,
             head_deadline: Duration::from_secs(10),
             body_idle: Duration::from_secs(60),

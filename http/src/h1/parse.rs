@@ -152,8 +152,8 @@ fn request_fields(
     let mut upgrade: Option<&[u8]> = None;
     for f in fields {
         let value = f.value;
-        let known = head.add_any_case_if(f.name.as_bytes(), value, kept);
-        match known {
+        let first_length = framing.length.is_none();
+        match head.add_any_case_if(f.name.as_bytes(), value, |known| kept(known, value, first_length)) {
             Known::Host if host.replace(value).is_some() => return Err(Reason::HostDuplicate),
             Known::ContentLength => framing.length_of_request(value)?,
             Known::TransferEncoding => framing.coding(value)?,
@@ -176,7 +176,9 @@ fn request_fields(
     }
     let framing = framing.finish(info.http10)?.unwrap_or(Framing::None);
     let bodyless = matches!(framing, Framing::None | Framing::Length(0));
-    if let Framing::Length(n) = framing {
+    if let Framing::Length(n) = framing
+        && head.known(Known::ContentLength).is_none()
+    {
         add_length(head, n);
     }
     if info.te_trailers {
@@ -211,10 +213,15 @@ fn upgradable(protocol: &[u8]) -> bool {
     !ours && protocol.len() <= 64 && protocol.split(|b| *b == b'/').all(syntax::is_token)
 }
 
-/// Which fields go into a [`Head`] as they are.
+/// Which fields go into a [`Head`] as they are. A length stays in its place when it is the first and is written as we would write it.
 #[inline]
-fn kept(known: Known) -> bool {
-    !known.hop_by_hop() && !matches!(known, Known::Host | Known::ContentLength | Known::Te)
+fn kept(known: Known, value: &[u8], first_length: bool) -> bool {
+    match known {
+        Known::Other => true,
+        Known::Host | Known::Te => false,
+        Known::ContentLength => first_length && (value.len() == 1 || !value.starts_with(b"0")),
+        known => !known.hop_by_hop(),
+    }
 }
 
 /// RFC 9112, 3.2. True: the target itself had the authority, which then wins over `Host`.
@@ -302,7 +309,8 @@ fn response_fields(
     let mut upgrade: Option<&[u8]> = None;
     for f in fields {
         let value = f.value;
-        match head.add_any_case_if(f.name.as_bytes(), value, kept) {
+        let first_length = framing.length.is_none();
+        match head.add_any_case_if(f.name.as_bytes(), value, |known| kept(known, value, first_length)) {
             Known::ContentLength => framing.length_of_response(value)?,
             Known::TransferEncoding => framing.coding(value)?,
             Known::Connection => connection.add(value),
@@ -319,15 +327,17 @@ fn response_fields(
         if !upgrade.is_some_and(|u| u.eq_ignore_ascii_case(asked)) || http10 {
             return Err(Reason::WrongSwitch);
         }
+        head.remove(b"content-length");
         return Ok((Framing::UntilClose, false, true));
     }
     // RFC 9112, 6.3: these have no body whatever they declare; a length tells what a GET would have brought
     let bodyless = asked.is_head || status < 200 || status == 204 || status == 304;
-    if let Some(Framing::Length(n)) = declared
-        && status >= 200
-        && status != 204
-    {
-        add_length(head, n);
+    if let Some(Framing::Length(n)) = declared {
+        if status < 200 || status == 204 {
+            head.remove(b"content-length");
+        } else if head.known(Known::ContentLength).is_none() {
+            add_length(head, n);
+        }
     }
     let framing = match declared {
         _ if bodyless => Framing::None,

@@ -60,6 +60,8 @@ pub struct Server {
     is_head: bool,
     /// A byte of the body has come, or we have said 100: the client will send it.
     body_expected: bool,
+    /// The response is over, the request's body is not: so many bytes of it may still be dropped before it is too much.
+    discard: Option<usize>,
     upgrade: Option<Box<Upgrade>>,
     eof: bool,
     /// The connection ends with this exchange.
@@ -84,6 +86,7 @@ impl Server {
             info: RequestInfo::default(),
             is_head: false,
             body_expected: false,
+            discard: None,
             upgrade: None,
             eof: false,
             last: false,
@@ -99,7 +102,22 @@ impl Server {
     /// The next event; `None` when all input is consumed. After an error the codec discards everything, but a response can be sent if
     /// none was begun (RFC 9112, 9.6: it closes the connection).
     pub fn next<'i>(&mut self, input: &mut &'i [u8]) -> Result<Option<Event<'i>>, ParseError> {
-        let r = self.advance(input);
+        let r = loop {
+            match self.advance(input) {
+                // the body that nobody waits for any more
+                Ok(Some(Event::Data { data, .. })) if self.discard.is_some_and(|left| left < data.len()) => {
+                    self.shut(Close::Linger);
+                }
+                Ok(Some(Event::Data { data, end: false })) if self.discard.is_some() => {
+                    self.discard = self.discard.map(|left| left - data.len());
+                }
+                Ok(Some(Event::Data { end: true, .. } | Event::Trailers { .. })) if self.discard.is_some() => {
+                    self.discard = None;
+                    self.settle();
+                }
+                r => break r,
+            }
+        };
         if r.is_err() {
             *input = &[];
         }
@@ -118,8 +136,8 @@ impl Server {
                 self.receiving = if decoder.is_done() { Receiving::Complete } else { Receiving::Body(decoder) };
                 match step.map_err(|r| self.fail(r))? {
                     Step::More => self.at_end(),
-                    Step::Data(data, end) => Ok(Some(self.received(Event::Data { data, end }))),
-                    Step::Trailers(head) => Ok(Some(self.received(Event::Trailers { head }))),
+                    Step::Data(data, end) => Ok(Some(Event::Data { data, end })),
+                    Step::Trailers(head) => Ok(Some(Event::Trailers { head })),
                 }
             }
             Receiving::Complete | Receiving::Upgrading if !input.is_empty() => self.hold(input),
@@ -184,12 +202,6 @@ impl Server {
         Event::Request { head, end: self.receiving == Receiving::Complete, info }
     }
 
-    /// An event of the body was produced; the response may have been over before.
-    fn received<'i>(&mut self, event: Event<'i>) -> Event<'i> {
-        self.settle();
-        event
-    }
-
     /// Keeps input for later.
     fn hold<'i>(&mut self, input: &mut &[u8]) -> Result<Option<Event<'i>>, ParseError> {
         if self.held.len() + input.len() > HARD_HELD {
@@ -215,6 +227,10 @@ impl Server {
                 let reason = parse::request(&self.partial, &self.config).err();
                 Err(self.fail(reason.unwrap_or(Reason::ClosedInHead)))
             }
+            Receiving::Body(_) if self.discard.is_some() => {
+                self.shut(Close::Now);
+                Ok(None)
+            }
             Receiving::Body(_) => Err(self.fail(Reason::ClosedInBody)),
             Receiving::Tunnel => {
                 self.receiving = Receiving::TunnelEnd;
@@ -235,6 +251,8 @@ impl Server {
     pub fn take_held(&mut self) -> Option<Vec<u8>> {
         match self.receiving {
             Receiving::Head | Receiving::Tunnel if !self.held.is_empty() => Some(std::mem::take(&mut self.held)),
+            // the client shut down before the switch: `next` tells the end of the tunnel's data
+            Receiving::Tunnel if self.eof => Some(Vec::new()),
             _ => None,
         }
     }
@@ -335,7 +353,8 @@ impl Server {
             || (self.receiving == Receiving::Upgrading && !self.held.is_empty())
             || self.receiving == Receiving::Dead
             // the client will not send the body now, or will send it against our will
-            || (unfinished && (end || (self.info.expect_continue && !self.body_expected)));
+            || (unfinished && self.info.expect_continue && !self.body_expected)
+            || (end && !self.discardable());
         encode::status_line(&mut self.out, status);
         encode::fields(&mut self.out, head, length, false)?;
         if encoder == Encoder::Chunked {
@@ -404,12 +423,23 @@ impl Server {
         }
     }
 
+    /// What is left of the request's body, if anything, is little.
+    fn discardable(&self) -> bool {
+        match self.receiving {
+            Receiving::Body(decoder) => decoder.left().is_none_or(|left| left <= self.config.max_discard as u64),
+            _ => true,
+        }
+    }
+
     /// Goes on to the next exchange, or closes, when both halves are complete.
     fn settle(&mut self) {
         if self.sending != Sending::Complete {
             return;
         }
         match self.receiving {
+            Receiving::Body(_) if !self.last && !self.eof && self.discardable() => {
+                self.discard = Some(self.config.max_discard);
+            }
             Receiving::Complete if !self.last && !(self.eof && self.held.is_empty()) => {
                 self.receiving = Receiving::Head;
                 self.sending = Sending::Idle;
@@ -484,7 +514,7 @@ impl Server {
     }
     /// A request was given out and its exchange is not over.
     pub fn is_busy(&self) -> bool {
-        !matches!(self.sending, Sending::Idle | Sending::Dead)
+        !matches!(self.sending, Sending::Idle | Sending::Dead) && self.discard.is_none()
     }
     /// A response can still be sent to the current request, or to the bytes that could not be understood as one.
     pub fn can_respond(&self) -> bool {
