@@ -143,9 +143,8 @@ pub enum Credentials {
     Ca {
         /// `host:port`.
         address: String,
-        /// Name that the CA's certificate must carry; the host of `address` when absent.
-        #[serde(default)]
-        name: Option<String>,
+        /// The identity that the CA's certificate must carry.
+        identity: WorkloadIdentity,
         token: PathBuf,
         /// The first trust bundle (PEM), written by the injector.
         bundle: PathBuf,
@@ -243,8 +242,8 @@ impl Config {
     /// Reads and checks a file.
     pub fn load(path: &Path) -> Result<Config, ConfigError> {
         let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.into(), source })?;
-        let config: Config = serde_saphyr::from_str(&text)
-            .map_err(|e| ConfigError::Parse { path: path.into(), text: e.to_string() })?;
+        let config: Config =
+            serde_saphyr::from_str(&text).map_err(|e| ConfigError::Parse { path: path.into(), text: e.to_string() })?;
         config.check()?;
         Ok(config)
     }

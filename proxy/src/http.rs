@@ -1,15 +1,521 @@
-//! HTTP connections: the engine on one side, wires on the other.
-use crate::{outbound::HttpDest, view::Update, wire::Wire, worker::{Shared, Worker}};
-use std::{net::SocketAddr, rc::Rc, time::Instant};
-use weft_core::identity::WorkloadIdentity;
-pub enum Speaks { Http1, Http2, Mesh(Vec<u8>) }
-pub struct Http;
-impl Http {
-    pub fn new(_: &Shared) -> Http { Http }
-    pub fn update(&self, _: &Update) {}
-    pub fn drain(&self, _: Instant, _: bool) {}
-    pub fn dump(&self) -> serde_json::Value { serde_json::Value::Null }
+//! HTTP connections: the engine decides, this module owns sockets, TLS and the clock.
+//!
+//! ```text
+//! task of a connection, one turn:  read <= 64 KiB -> engine.input -> commands -> engine.take_output -> one write -> engine.written
+//! commands: Dial -> a new task; Wake -> that connection's task runs; Close, Reset -> a mark in its slot
+//! ```
+//!
+//! A turn never runs another connection: it wakes it, and the scheduler runs it after those that woke before. So what several turns append to
+//! one connection leaves in one write. Errors of sockets become `broken`, which the engine turns into retries or resets.
+
+use crate::{
+    config::ms,
+    opaque,
+    outbound::HttpDest,
+    view::Update,
+    wire::{Read, SCRATCH, Wire, WireError, give_back},
+    worker::{Shared, Worker},
+};
+use ahash::AHashMap;
+use std::{
+    cell::{Cell, RefCell},
+    future::{Future, poll_fn},
+    io,
+    net::SocketAddr,
+    panic::{AssertUnwindSafe, catch_unwind},
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll, Waker},
+    time::{Duration, Instant},
+};
+use tokio::time::{Sleep, sleep, timeout};
+use weft_core::{endpoint::MeshPeer, identity::WorkloadIdentity};
+use weft_identity::{Alpn, HandshakeFailure};
+use weft_relay::{Accept, CloseHow, Command, ConnKey, DialError, Engine, EngineConfig, Side, Wire as Codec};
+
+/// What an inbound client speaks.
+pub enum Speaks {
+    Http1,
+    Http2,
+    /// The mesh's HTTP/2 inside TLS; what came behind the handshake.
+    Mesh(Vec<u8>),
 }
-pub async fn timers(_: Rc<Worker>) {}
-pub fn outbound(_: &Rc<Worker>, _: Wire, _: SocketAddr, _: SocketAddr, _: HttpDest, _: bool) {}
-pub fn inbound(_: &Rc<Worker>, _: Wire, _: SocketAddr, _: SocketAddr, _: SocketAddr, _: Option<WorkloadIdentity>, _: Speaks) {}
+
+/// The engine of one worker with the tasks that it can reach.
+pub struct Http {
+    engine: RefCell<Engine>,
+    slots: RefCell<AHashMap<ConnKey, Rc<Slot>>>,
+    /// When the timer task wakes up, and how to wake it earlier.
+    armed: Cell<Option<Instant>>,
+    timer: Cell<Option<Waker>>,
+}
+
+/// How the engine reaches the task of a connection.
+#[derive(Default)]
+struct Slot {
+    waker: RefCell<Option<Waker>>,
+    /// The task is in its turn: it looks at everything again before it ends.
+    running: Cell<bool>,
+    end: Cell<Option<End>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    Close(CloseHow),
+    Reset,
+}
+
+impl Slot {
+    fn wake(&self) {
+        if !self.running.get()
+            && let Some(w) = self.waker.borrow().as_ref()
+        {
+            w.wake_by_ref();
+        }
+    }
+    fn register(&self, cx: &Context<'_>) {
+        let mut w = self.waker.borrow_mut();
+        if !w.as_ref().is_some_and(|w| w.will_wake(cx.waker())) {
+            *w = Some(cx.waker().clone());
+        }
+    }
+    fn end(&self, how: End) {
+        self.end.set(Some(how));
+        self.wake();
+    }
+}
+
+impl Http {
+    pub fn new(shared: &Shared, seed: u64) -> Http {
+        let identity = shared.cell.as_ref().and_then(|c| c.credentials()).map(|c| c.identity().clone());
+        let config = EngineConfig { zone: shared.config.pod.zone.clone(), identity, ..EngineConfig::default() };
+        let engine = Engine::new(config, seed, Instant::now());
+        Http { engine: RefCell::new(engine), slots: RefCell::default(), armed: Cell::new(None), timer: Cell::new(None) }
+    }
+
+    fn update(&self, u: &Update) {
+        let now = Instant::now();
+        let mut e = self.engine.borrow_mut();
+        match u {
+            Update::Service(s) => e.set_service(s.clone(), now),
+            Update::Endpoints(s) => e.set_endpoints(s.clone(), now),
+            Update::NoService(s) => e.remove_service(s, now),
+            Update::NoEndpoints(s) => e.remove_endpoints(s, now),
+            Update::Inbound(p) => e.set_inbound(p.clone(), now),
+            Update::Target { .. } => {}
+        }
+    }
+
+    pub fn dump(&self) -> serde_json::Value {
+        serde_json::Value::Null
+    }
+}
+
+impl Worker {
+    /// Calls the engine and carries its commands out.
+    fn engine<R>(self: &Rc<Self>, f: impl FnOnce(&mut Engine, Instant) -> R) -> R {
+        let r = f(&mut self.http.engine.borrow_mut(), Instant::now());
+        self.commands();
+        r
+    }
+
+    /// Carries out what the engine wants done.
+    fn commands(self: &Rc<Self>) {
+        loop {
+            // the borrow must end before a command is carried out
+            let command = self.http.engine.borrow_mut().poll_command();
+            let Some(command) = command else { break };
+            match command {
+                Command::Wake(conn) => {
+                    if let Some(s) = self.http.slots.borrow().get(&conn) {
+                        s.wake();
+                    }
+                }
+                Command::Close { conn, how } => self.end(conn, End::Close(how)),
+                Command::Reset { conn } => self.end(conn, End::Reset),
+                Command::Dial { conn, to, tls, wire } => {
+                    let slot = self.slot(conn);
+                    self.spawn(dial(self.clone(), conn, slot, to, tls, wire));
+                }
+            }
+        }
+        let next = self.http.engine.borrow_mut().next_timer();
+        if let Some(next) = next
+            && self.http.armed.get().is_none_or(|at| next < at)
+            && let Some(w) = self.http.timer.take()
+        {
+            w.wake();
+        }
+    }
+
+    fn slot(&self, conn: ConnKey) -> Rc<Slot> {
+        let slot = Rc::<Slot>::default();
+        self.http.slots.borrow_mut().insert(conn, slot.clone());
+        slot
+    }
+
+    fn end(&self, conn: ConnKey, how: End) {
+        if let Some(s) = self.http.slots.borrow().get(&conn) {
+            s.end(how);
+        }
+    }
+
+    /// Takes a change of configuration in.
+    pub fn update_http(self: &Rc<Self>, u: &Update) {
+        self.http.update(u);
+        self.commands();
+    }
+
+    /// Finishes what is under way until `deadline`: on inbound connections, or on all.
+    pub fn drain_http(self: &Rc<Self>, deadline: Instant, outbound: bool) {
+        self.engine(|e, now| e.drain(deadline, outbound, now));
+    }
+
+    fn accept(self: &Rc<Self>, wire: Wire, accept: Accept, early: Vec<u8>) {
+        let conn = self.engine(|e, now| e.accept(accept, now));
+        let slot = self.slot(conn);
+        if !early.is_empty() {
+            self.engine(|e, now| e.input(conn, &early, now));
+        }
+        self.spawn(Drive::new(self.clone(), conn, slot, wire));
+    }
+}
+
+/// Serves a connection of the application.
+pub fn outbound(w: &Rc<Worker>, wire: Wire, client: SocketAddr, original: SocketAddr, dest: HttpDest, h2: bool) {
+    let side = match dest {
+        HttpDest::Service(port) => Side::Outbound { service: port.service.clone() },
+        HttpDest::Workload(e) => Side::Workload(e),
+    };
+    let codec = if h2 { Codec::Http2 } else { Codec::Http1 };
+    w.accept(wire, Accept { side, wire: codec, client, original }, Vec::new());
+}
+
+/// Serves a connection that reached the pod.
+pub fn inbound(
+    w: &Rc<Worker>,
+    wire: Wire,
+    client: SocketAddr,
+    original: SocketAddr,
+    peer: Option<WorkloadIdentity>,
+    speaks: Speaks,
+) {
+    let (codec, early) = match speaks {
+        Speaks::Http1 => (Codec::Http1, Vec::new()),
+        Speaks::Http2 => (Codec::Http2, Vec::new()),
+        Speaks::Mesh(early) => (Codec::Mesh, early),
+    };
+    let side = Side::Inbound { app: original, peer };
+    w.accept(wire, Accept { side, wire: codec, client, original }, early);
+}
+
+/// Wakes the engine when its next timer is due. One for each worker.
+pub async fn timers(w: Rc<Worker>) {
+    // an hour stands for never
+    const NEVER: Duration = Duration::from_secs(3600);
+    let mut due = Box::pin(sleep(NEVER));
+    poll_fn(|cx| {
+        loop {
+            let next = w.http.engine.borrow_mut().next_timer();
+            let at = next.unwrap_or_else(|| Instant::now() + NEVER);
+            if w.http.armed.get() != Some(at) {
+                w.http.armed.set(Some(at));
+                due.as_mut().reset(at.into());
+            }
+            w.http.timer.set(Some(cx.waker().clone()));
+            if due.as_mut().poll(cx).is_pending() {
+                return Poll::<()>::Pending;
+            }
+            w.http.armed.set(None);
+            let fired = catch_unwind(AssertUnwindSafe(|| w.engine(|e, now| e.on_timer(now))));
+            if fired.is_err() {
+                w.shared.stats.panics.one();
+            }
+        }
+    })
+    .await
+}
+
+// ---------------------------------------------------------------- dialling
+
+/// Opens a connection that the engine wants and drives it.
+async fn dial(w: Rc<Worker>, conn: ConnKey, slot: Rc<Slot>, to: SocketAddr, tls: Option<MeshPeer>, codec: Codec) {
+    let cancelled = poll_fn(|cx| {
+        slot.register(cx);
+        if slot.end.get().is_some() { Poll::Ready(()) } else { Poll::Pending }
+    });
+    // boxed: a handshake's state is larger than a connection's, and lives shorter
+    let opened = tokio::select! {
+        biased;
+        () = cancelled => None,
+        r = Box::pin(open(&w, to, tls, codec)) => Some(r),
+    };
+    match opened {
+        // the engine has forgotten this connection
+        None => w.http.forget(conn),
+        Some(Ok(wire)) => {
+            w.engine(|e, now| e.connected(conn, now));
+            Drive::new(w, conn, slot, wire).await;
+        }
+        Some(Err(error)) => {
+            w.shared.stats.dial_failed.one();
+            tracing::debug!(%to, %error, "dial failed");
+            w.http.forget(conn);
+            w.engine(|e, now| e.dial_failed(conn, error, now));
+        }
+    }
+}
+
+impl Http {
+    fn forget(&self, conn: ConnKey) {
+        self.slots.borrow_mut().remove(&conn);
+    }
+}
+
+async fn open(w: &Worker, to: SocketAddr, tls: Option<MeshPeer>, _: Codec) -> Result<Wire, DialError> {
+    // the engine dials the application by the pod's address, as it does other pods
+    let at = if w.shared.is_own_pod(to) { w.shared.net.app(to) } else { w.shared.net.dial(to) };
+    // before the socket: without a certificate there is nothing to dial for
+    let session = match &tls {
+        Some(peer) => {
+            Some(opaque::session(w, to, peer, Alpn::MeshHttp).map_err(|e| DialError::Local(e.to_string().into()))?)
+        }
+        None => None,
+    };
+    let sock = opaque::tcp(w, at).await.map_err(|e| match e {
+        opaque::DialError::Timeout { .. } => DialError::Timeout,
+        opaque::DialError::Connect { error, .. } => match error.kind() {
+            io::ErrorKind::ConnectionRefused => DialError::Refused,
+            io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => DialError::Unreachable,
+            io::ErrorKind::TimedOut => DialError::Timeout,
+            // no descriptors, no ports, no memory
+            _ if matches!(error.raw_os_error(), Some(24 | 23 | 99 | 105 | 12)) => {
+                DialError::Local(error.to_string().into())
+            }
+            _ => DialError::Other(error.to_string().into()),
+        },
+        e => DialError::Other(e.to_string().into()),
+    })?;
+    let Some(session) = session else { return Ok(Wire::plain(sock, Vec::new())) };
+    let mut wire = Wire::tls(sock, session, Vec::new());
+    let limit = ms(w.shared.config.timeouts.handshake);
+    let handshake = async {
+        wire.flush_now().await?;
+        while wire.is_handshaking() {
+            // a client's peer says nothing inside the session before our preface
+            if wire.read_into(&mut Vec::new()).await? == Read::Eof {
+                return Err(WireError::Truncated);
+            }
+        }
+        Ok(())
+    };
+    let s = &w.shared.stats;
+    let failed = match timeout(limit, handshake).await {
+        Ok(Ok(())) => match wire.session().and_then(|t| t.alpn_protocol()) {
+            Some(p) if p == Alpn::MeshHttp.wire() => {
+                s.handshakes_client.one();
+                return Ok(wire);
+            }
+            _ => "the peer does not speak weft/h2".into(),
+        },
+        Ok(Err(WireError::Tls(e))) => HandshakeFailure::of_tls(&e).to_string(),
+        Ok(Err(e)) => e.to_string(),
+        Err(_) => HandshakeFailure::TimedOut.to_string(),
+    };
+    s.handshakes_client_failed.one();
+    Err(DialError::Tls(failed.into()))
+}
+
+// ---------------------------------------------------------------- driving
+
+/// How long a closing connection may take to write what is left.
+const FLUSH: Duration = Duration::from_secs(60);
+
+/// The task of one connection of the engine.
+struct Drive {
+    w: Rc<Worker>,
+    conn: ConnKey,
+    slot: Rc<Slot>,
+    wire: Wire,
+    /// The end of input has been told.
+    ended: bool,
+    /// Output was taken whose departure has not been told.
+    owed: bool,
+    closing: Option<Box<Closing>>,
+    done: bool,
+}
+
+struct Closing {
+    how: CloseHow,
+    /// Our side is shut; only reading is left.
+    lingering: bool,
+    deadline: Pin<Box<Sleep>>,
+}
+
+impl Drive {
+    fn new(w: Rc<Worker>, conn: ConnKey, slot: Rc<Slot>, wire: Wire) -> Drive {
+        Drive { w, conn, slot, wire, ended: false, owed: false, closing: None, done: false }
+    }
+
+    /// One turn. `Err`: the socket is of no use any more.
+    fn turn(&mut self, cx: &mut Context<'_>) -> Result<Poll<()>, WireError> {
+        let (w, slot, conn) = (self.w.clone(), self.slot.clone(), self.conn);
+        let engine = &w.http.engine;
+        let now = Instant::now();
+        let mut left = SCRATCH;
+        loop {
+            let mut again = false;
+            let reads = !self.ended && slot.end.get().is_none() && engine.borrow().wants_read(conn);
+            if reads {
+                match self.wire.read(cx, |_, d| engine.borrow_mut().input(conn, d, now))? {
+                    Read::Data(n) => {
+                        left = left.saturating_sub(n.max(1));
+                        again = true;
+                    }
+                    Read::Eof => {
+                        self.ended = true;
+                        engine.borrow_mut().eof(conn, now);
+                    }
+                    Read::Pending => {}
+                }
+                w.commands();
+            }
+            // marks from here on are seen by the loop of `poll`
+            if slot.end.get().is_none() {
+                self.write(cx, now)?;
+            }
+            if slot.end.get().is_some() {
+                return Ok(Poll::Ready(()));
+            }
+            if !again && (reads || self.ended || !engine.borrow().wants_read(conn)) {
+                return Ok(Poll::Pending);
+            }
+            if left == 0 {
+                cx.waker().wake_by_ref();
+                return Ok(Poll::Pending);
+            }
+        }
+    }
+
+    /// Takes the connection's output and writes it, until nothing is left or the socket is full.
+    fn write(&mut self, cx: &mut Context<'_>, now: Instant) -> Result<(), WireError> {
+        let Drive { w, conn, wire, owed, .. } = self;
+        let engine = &w.http.engine;
+        let mut out = Vec::new();
+        let r = loop {
+            if let Err(e) = wire.flush(cx) {
+                break Err(e);
+            }
+            if wire.backlog() {
+                break Ok(());
+            }
+            if std::mem::take(owed) {
+                engine.borrow_mut().written(*conn, now);
+            }
+            if !engine.borrow_mut().take_output(*conn, &mut out, now) {
+                break Ok(());
+            }
+            wire.push_buf(&mut out);
+            *owed = true;
+        };
+        give_back(out);
+        w.commands();
+        r
+    }
+
+    /// Writes what is left and closes as the engine said.
+    fn close(&mut self, cx: &mut Context<'_>, c: &mut Closing) -> Result<Poll<()>, WireError> {
+        if !c.lingering {
+            self.wire.flush(cx)?;
+            if self.wire.backlog() {
+                return Ok(c.deadline.as_mut().poll(cx));
+            }
+            match c.how {
+                CloseHow::Reset => {
+                    self.wire.reset();
+                    return Ok(Poll::Ready(()));
+                }
+                CloseHow::Now => return self.wire.shutdown(cx).map(|()| Poll::Ready(())),
+                CloseHow::Linger(time) => {
+                    self.wire.shutdown(cx)?;
+                    c.lingering = true;
+                    c.deadline.as_mut().reset(tokio::time::Instant::now() + time);
+                }
+            }
+        }
+        loop {
+            match self.wire.read(cx, |_, _| {})? {
+                Read::Data(_) => {}
+                Read::Eof => return Ok(Poll::Ready(())),
+                Read::Pending => return Ok(c.deadline.as_mut().poll(cx)),
+            }
+        }
+    }
+}
+
+impl Future for Drive {
+    type Output = ();
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = self.get_mut();
+        this.slot.register(cx);
+        if let Some(mut c) = this.closing.take() {
+            let r = this.close(cx, &mut c);
+            this.closing = Some(c);
+            return match r {
+                Ok(Poll::Pending) => Poll::Pending,
+                Ok(Poll::Ready(())) | Err(_) => Poll::Ready(()),
+            };
+        }
+        this.slot.running.set(true);
+        let r = this.turn(cx);
+        this.slot.running.set(false);
+        match r {
+            Ok(Poll::Pending) => return Poll::Pending,
+            Ok(Poll::Ready(())) => {}
+            Err(error) => {
+                tracing::trace!(conn = ?this.conn, %error, "connection broken");
+                this.done = true;
+                let conn = this.conn;
+                this.w.engine(|e, now| e.broken(conn, now));
+                return Poll::Ready(());
+            }
+        }
+        // the engine has ended this connection
+        this.done = true;
+        match this.slot.end.get() {
+            Some(End::Close(how)) => {
+                let mut out = Vec::new();
+                this.w.engine(|e, now| e.take_output(this.conn, &mut out, now));
+                this.wire.push_buf(&mut out);
+                give_back(out);
+                this.w.http.forget(this.conn);
+                this.closing = Some(Box::new(Closing { how, lingering: false, deadline: Box::pin(sleep(FLUSH)) }));
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }
+            _ => {
+                this.wire.reset();
+                Poll::Ready(())
+            }
+        }
+    }
+}
+
+impl Drop for Drive {
+    fn drop(&mut self) {
+        self.w.http.forget(self.conn);
+        if self.done {
+            return;
+        }
+        // a panic in the turn, or the worker ends: the engine must not wait for this connection
+        self.wire.reset();
+        let tell = || {
+            if self.w.http.engine.try_borrow().is_ok() {
+                self.w.engine(|e, now| e.broken(self.conn, now));
+            }
+        };
+        if catch_unwind(AssertUnwindSafe(tell)).is_err() {
+            self.w.shared.stats.panics.one();
+        }
+    }
+}

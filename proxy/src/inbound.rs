@@ -138,7 +138,7 @@ impl Inbound {
                 s.detected_http.one();
                 wire.unread(buf);
                 let speaks = if kind == Kind::Http2 { http::Speaks::Http2 } else { http::Speaks::Http1 };
-                http::inbound(w, wire, self.client, self.original, self.app, None, speaks);
+                http::inbound(w, wire, self.client, self.original, None, speaks);
                 Ok(())
             }
             Kind::Tls(_) | Kind::Other => {
@@ -244,7 +244,7 @@ impl Inbound {
             Some(Alpn::MeshTcp) => self.tcp(w, wire, early, peer).await,
             _ => {
                 let speaks = http::Speaks::Mesh(early);
-                http::inbound(w, wire, self.client, self.original, self.app, Some(peer), speaks);
+                http::inbound(w, wire, self.client, self.original, Some(peer), speaks);
                 Ok(())
             }
         }

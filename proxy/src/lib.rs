@@ -1,6 +1,20 @@
-//! The data plane's rim.
+//! The data plane's rim: sockets, TLS sessions, timers, listeners and configuration around the engine of `weft-relay`.
+//!
+//! ```text
+//! control thread: admin, credentials, discovery, drain            (control, admin, credentials)
+//! worker threads: listeners -> outbound | inbound                 (worker, outbound, inbound, first, detect)
+//!                   HTTP  -> tasks that drive the engine           (http)
+//!                   bytes -> relays                                (opaque, tcp, preamble, picker)
+//!                 sockets with or without TLS                      (wire, net)
+//! ```
+//!
+//! [`control::Proxy::start`] runs a proxy inside any process: the binary, the demo, the tests.
 
+pub mod access_log;
+pub mod admin;
 pub mod config;
+pub mod control;
+pub mod credentials;
 pub mod detect;
 pub mod first;
 pub mod http;
@@ -14,6 +28,8 @@ pub mod preamble;
 pub mod probe;
 pub mod stats;
 pub mod tcp;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 pub mod view;
 pub mod wire;
 pub mod worker;

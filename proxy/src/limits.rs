@@ -104,11 +104,7 @@ pub struct HandshakeRate {
 
 impl HandshakeRate {
     pub fn new(per_second: u32) -> HandshakeRate {
-        HandshakeRate {
-            each: Duration::from_secs(1) / per_second.max(1),
-            sources: AHashMap::new(),
-            others: None,
-        }
+        HandshakeRate { each: Duration::from_secs(1) / per_second.max(1), sources: AHashMap::new(), others: None }
     }
 
     /// How long this handshake has to wait; `None`: too many wait already.

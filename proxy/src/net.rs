@@ -119,10 +119,7 @@ fn tune(s: SockRef<'_>) -> io::Result<()> {
     // Nagle costs 50 % of CPU at 64 KiB bodies and 40 ms of latency at worst
     s.set_tcp_nodelay(true)?;
     s.set_tcp_keepalive(
-        &TcpKeepalive::new()
-            .with_time(KEEPALIVE_IDLE)
-            .with_interval(KEEPALIVE_INTERVAL)
-            .with_retries(KEEPALIVE_PROBES),
+        &TcpKeepalive::new().with_time(KEEPALIVE_IDLE).with_interval(KEEPALIVE_INTERVAL).with_retries(KEEPALIVE_PROBES),
     )?;
     s.set_tcp_user_timeout(Some(USER_TIMEOUT))
 }

@@ -104,7 +104,9 @@ pub async fn connect(w: &Rc<Worker>, dest: Dest, early: &[u8]) -> Result<Up, NoW
         Dest::Service(port, sni) => {
             let (backend, route) = match &port.routes {
                 Routes::Stream(rules) => {
-                    let Some(rule) = picker::stream_rule(rules, sni.as_deref()) else { return Err(NoWay::NoRoute(sni)) };
+                    let Some(rule) = picker::stream_rule(rules, sni.as_deref()) else {
+                        return Err(NoWay::NoRoute(sni));
+                    };
                     let backend = match picker::draw(&rule.backends, &mut w.rng.borrow_mut()) {
                         None => return Err(NoWay::NoBackend),
                         Some(Err(why)) => return Err(NoWay::Invalid(why.clone())),
@@ -125,7 +127,9 @@ pub async fn connect(w: &Rc<Worker>, dest: Dest, early: &[u8]) -> Result<Up, NoW
                 let found = w.picker.pick(&set, zone, &tried, affinity, &mut w.rng.borrow_mut());
                 let Some(e) = found.filter(|_| tried.len() < TRIES) else {
                     let all = set.endpoints.len() as u32 + set.not_ready;
-                    return Err(last.map_or(NoWay::NoEndpoint { service: backend.to_string().into(), all }, NoWay::Dial));
+                    return Err(
+                        last.map_or(NoWay::NoEndpoint { service: backend.to_string().into(), all }, NoWay::Dial)
+                    );
                 };
                 let load = Some(w.picker.enter(e.address));
                 match endpoint(w, &e, early).await {
@@ -167,6 +171,11 @@ pub async fn tcp(w: &Worker, to: SocketAddr) -> Result<tokio::net::TcpStream, Di
     }
 }
 
+/// A TCP connection, for as long as the caller waits.
+pub async fn dial_plain(to: SocketAddr) -> io::Result<tokio::net::TcpStream> {
+    net::dial(to).await
+}
+
 /// Dials in plain text and sends `early`.
 pub async fn plain(w: &Worker, to: SocketAddr, early: &[u8]) -> Result<(Wire, Vec<u8>), DialError> {
     let mut wire = Wire::plain(tcp(w, to).await?, Vec::new());
@@ -181,8 +190,8 @@ pub fn session(w: &Worker, to: SocketAddr, peer: &MeshPeer, alpn: Alpn) -> Resul
     let bad = |error| DialError::Credentials { to, error };
     let config = w.clients.borrow_mut().get(&credentials, &peer.identity, alpn).map_err(bad)?;
     let name = weft_identity::credentials::server_name(&peer.uid).map_err(bad)?;
-    let c = ClientConnection::new(config, name)
-        .map_err(|e| DialError::Tls { to, error: HandshakeFailure::of_tls(&e) })?;
+    let c =
+        ClientConnection::new(config, name).map_err(|e| DialError::Tls { to, error: HandshakeFailure::of_tls(&e) })?;
     Ok(c.into())
 }
 

@@ -96,7 +96,9 @@ pub async fn serve(w: Rc<Worker>, sock: TcpStream, place: Place, client: SocketA
         }
         Plan::Sni(port) => {
             let mut buf = Vec::new();
-            match first::gather(&mut wire, &mut buf, first::sni, ms(w.shared.config.timeouts.head), first::UNDECIDED).await {
+            match first::gather(&mut wire, &mut buf, first::sni, ms(w.shared.config.timeouts.head), first::UNDECIDED)
+                .await
+            {
                 Ok(g) => {
                     let name = match g {
                         Gathered::Known(Kind::Tls(name)) => name,

@@ -208,7 +208,8 @@ mod tests {
             hostnames: hostnames.iter().map(|h| (*h).into()).collect(),
             backends: vec![],
         };
-        let rules = [rule("any", &[]), rule("wild", &["*.test"]), rule("longer", &["*.b.test"]), rule("exact", &["a.b.test"])];
+        let rules =
+            [rule("any", &[]), rule("wild", &["*.test"]), rule("longer", &["*.b.test"]), rule("exact", &["a.b.test"])];
         let found = |sni| stream_rule(&rules, sni).map(|r| r.route.name.to_string());
         assert_eq!(found(Some("A.b.test")).as_deref(), Some("exact"));
         assert_eq!(found(Some("x.b.test")).as_deref(), Some("longer"));

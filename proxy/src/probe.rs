@@ -99,7 +99,13 @@ mod tests {
         let ok = |head: &str, port| allowed(head.as_bytes(), port, &probes);
         assert!(ok("GET /healthz HTTP/1.1\r\n", 8080));
         assert!(ok("HEAD /healthz HTTP/1.1\r\n", 8080));
-        for head in ["POST /healthz HTTP/1.1\r\n", "GET /healthz/x HTTP/1.1\r\n", "GET /healthz?x HTTP/1.1\r\n", "GET / HTTP/1.1\r\n", "GET //healthz HTTP/1.1\r\n"] {
+        for head in [
+            "POST /healthz HTTP/1.1\r\n",
+            "GET /healthz/x HTTP/1.1\r\n",
+            "GET /healthz?x HTTP/1.1\r\n",
+            "GET / HTTP/1.1\r\n",
+            "GET //healthz HTTP/1.1\r\n",
+        ] {
             assert!(!ok(head, 8080), "{head}");
         }
         assert!(!ok("GET /healthz HTTP/1.1\r\n", 8081));
@@ -109,8 +115,13 @@ mod tests {
     #[test]
     fn one_request_without_a_body() {
         let r = rewrite(b"GET /h HTTP/1.1\r\nHost: a\r\nConnection: keep-alive\r\nX-Key: v\r\n\r\n").unwrap();
-        assert_eq!(std::str::from_utf8(&r).unwrap(), "GET /h HTTP/1.1\r\nHost: a\r\nX-Key: v\r\nconnection: close\r\n\r\n");
-        for bad in ["Content-Length: 5", "Transfer-Encoding: chunked", "Upgrade: x", "Transfer-Encoding : chunked", " folded"] {
+        assert_eq!(
+            std::str::from_utf8(&r).unwrap(),
+            "GET /h HTTP/1.1\r\nHost: a\r\nX-Key: v\r\nconnection: close\r\n\r\n"
+        );
+        for bad in
+            ["Content-Length: 5", "Transfer-Encoding: chunked", "Upgrade: x", "Transfer-Encoding : chunked", " folded"]
+        {
             assert_eq!(rewrite(format!("GET /h HTTP/1.1\r\nHost: a\r\n{bad}\r\n\r\n").as_bytes()), None, "{bad}");
         }
         assert!(rewrite(b"GET /h HTTP/1.1\r\nHost: a\r\ncontent-length: 0\r\n\r\n").is_some());

@@ -23,7 +23,10 @@ pub enum Update {
     /// No longer needed, or deleted.
     NoService(ServiceRef),
     NoEndpoints(ServiceRef),
-    Target { address: SocketAddr, target: Target },
+    Target {
+        address: SocketAddr,
+        target: Target,
+    },
     Inbound(Arc<InboundPolicy>),
 }
 
@@ -109,7 +112,9 @@ impl Update {
     /// The update as it suits a pod with these addresses; see [`own_in_plain`].
     pub fn suited(self, own: &[IpAddr]) -> Update {
         match self {
-            Update::Endpoints(set) if set.endpoints.iter().any(|e| e.mesh.is_some() && own.contains(&e.address.ip())) => {
+            Update::Endpoints(set)
+                if set.endpoints.iter().any(|e| e.mesh.is_some() && own.contains(&e.address.ip())) =>
+            {
                 let mut copy = (*set).clone();
                 for e in &mut copy.endpoints {
                     *e = own_in_plain(e.clone(), own);

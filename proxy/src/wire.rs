@@ -129,7 +129,17 @@ impl Wire {
     pub fn tls(sock: TcpStream, mut session: Connection, early: Vec<u8>) -> Wire {
         // the caller bounds what it pushes; rustls would silently take 64 KiB only
         session.set_buffer_limit(None);
-        Wire { sock, tls: Some(Box::new(session)), out: Vec::new(), at: 0, early, eof: false, shut: false, place: None, lease: None }
+        Wire {
+            sock,
+            tls: Some(Box::new(session)),
+            out: Vec::new(),
+            at: 0,
+            early,
+            eof: false,
+            shut: false,
+            place: None,
+            lease: None,
+        }
     }
 
     pub fn session(&self) -> Option<&Connection> {

@@ -8,6 +8,7 @@
 //! A task that panics closes its own connection, is counted, and is a bug; the thread goes on.
 
 use crate::{
+    access_log::AccessLog,
     config::Config,
     http::Http,
     inbound,
@@ -28,7 +29,7 @@ use std::{
     net::SocketAddr,
     panic::AssertUnwindSafe,
     rc::Rc,
-    sync::Arc,
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 use tokio::{
@@ -52,6 +53,9 @@ pub struct Shared {
     pub cell: Option<CredentialCell>,
     /// `None`: static configuration, unknown addresses are outside.
     pub discovery: Option<DiscoveryClient>,
+    /// What the engines count, one for each worker.
+    pub engines: Mutex<Vec<()>>,
+    pub log: AccessLog,
 }
 
 impl Shared {
@@ -59,15 +63,27 @@ impl Shared {
     pub fn is_own_pod(&self, a: SocketAddr) -> bool {
         self.config.pod.ips.contains(&a.ip())
     }
+
+    /// Appends the engines' metrics.
+    pub fn render_engines(&self, _: &mut String) {}
 }
 
 /// What a worker is told by the control thread.
 pub enum Order {
     Update(Update),
     /// A connection that another worker accepted.
-    Serve { socket: std::net::TcpStream, place: Place, client: SocketAddr, listener: SocketAddr, side: Side },
+    Serve {
+        socket: std::net::TcpStream,
+        place: Place,
+        client: SocketAddr,
+        listener: SocketAddr,
+        side: Side,
+    },
     /// Finish what is left until `deadline`. `outbound`: that side, too.
-    Drain { deadline: Instant, outbound: bool },
+    Drain {
+        deadline: Instant,
+        outbound: bool,
+    },
     /// What does this worker believe?
     Ask(oneshot::Sender<serde_json::Value>),
     Stop,
@@ -121,14 +137,14 @@ impl Worker {
         }
     }
 
-    fn update(&self, u: Update) {
+    fn update(self: &Rc<Self>, u: Update) {
         let u = u.suited(&self.shared.config.pod.ips);
         self.view.apply(&u);
-        self.http.update(&u);
+        self.update_http(&u);
     }
 
     /// A Service port that a lookup has named. The discovery client has it whole; this worker may not have taken the update yet.
-    pub fn service(&self, s: &ServiceRef) -> Option<Arc<ServicePort>> {
+    pub fn service(self: &Rc<Self>, s: &ServiceRef) -> Option<Arc<ServicePort>> {
         if let Some(port) = self.view.service(s) {
             return Some(port);
         }
@@ -157,7 +173,7 @@ impl Worker {
                     self.draining.set(true);
                     self.drained.notify_waiters();
                 }
-                self.http.drain(deadline, outbound);
+                self.drain_http(deadline, outbound);
             }
             Order::Ask(answer) => {
                 let dump = serde_json::json!({ "view": self.view.list(), "engine": self.http.dump() });
@@ -251,7 +267,7 @@ pub fn run(
         let w = Rc::new(Worker {
             view: View::default(),
             picker: Picker::default(),
-            http: Http::new(&shared),
+            http: Http::new(&shared, rand::random()),
             rng: RefCell::new(SmallRng::from_rng(&mut rand::rng())),
             clients: RefCell::default(),
             rate: RefCell::new(rate),

@@ -1,0 +1,209 @@
+//! The admin server, on the control thread: a saturated data plane still answers, and a scrape never delays a request.
+//!
+//! | path | who may | what |
+//! |---|---|---|
+//! | `GET /ready` | anybody | 200 once connections are served, 503 before and while draining, with the reason |
+//! | `GET /live` | anybody | 200 |
+//! | `GET /metrics` | anybody | Prometheus text |
+//! | `GET /probe/tcp/<port>` | anybody | dials the application: what a kubelet's TCP probe becomes, since a captured port always accepts |
+//! | `GET /dump` | loopback | what the proxy believes, as JSON |
+//! | `POST /drain` | loopback | the preStop hook |
+//! | `PUT /log` | loopback | the log filter of the process |
+
+use crate::{
+    control::{self, Control, Listening, State as Life, Workers},
+    credentials::unix_now,
+    opaque,
+    worker::Shared,
+};
+use axum::{
+    Json, Router,
+    extract::{ConnectInfo, Path, State},
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::{get, post, put},
+};
+use serde_json::json;
+use std::{
+    fmt::Write,
+    net::SocketAddr,
+    sync::{Arc, OnceLock},
+    time::{Duration, Instant},
+};
+use tokio::sync::watch;
+
+/// What the admin server shows.
+#[derive(Clone)]
+pub struct Admin {
+    pub shared: Arc<Shared>,
+    pub state: watch::Receiver<Life>,
+    pub workers: Workers,
+    pub listeners: Arc<[Listening]>,
+    pub control: Control,
+    pub started: Instant,
+}
+
+/// Sets the log filter of the process, if its main has given the means.
+pub static LOG_FILTER: OnceLock<Box<dyn Fn(&str) -> Result<(), String> + Send + Sync>> = OnceLock::new();
+
+/// Serves until the runtime ends.
+pub async fn serve(listener: std::net::TcpListener, admin: Admin) {
+    let app = Router::new()
+        .route("/ready", get(ready))
+        .route("/live", get(|| async { "live\n" }))
+        .route("/metrics", get(metrics))
+        .route("/probe/tcp/{port}", get(probe))
+        .route("/dump", get(dump))
+        .route("/drain", post(drain))
+        .route("/log", put(log))
+        .with_state(admin);
+    let served = async {
+        let l = tokio::net::TcpListener::from_std(listener)?;
+        axum::serve(l, app.into_make_service_with_connect_info::<SocketAddr>()).await
+    };
+    if let Err(error) = served.await {
+        tracing::error!(%error, "the admin server ended");
+    }
+}
+
+/// Operations that change or reveal are for whoever is in the pod already.
+fn only_local(client: SocketAddr) -> Result<(), Response> {
+    match client.ip().to_canonical().is_loopback() {
+        true => Ok(()),
+        false => Err((StatusCode::FORBIDDEN, "only from within the pod\n").into_response()),
+    }
+}
+
+async fn ready(State(a): State<Admin>) -> Response {
+    let state = a.state.borrow().clone();
+    match state {
+        Life::Ready => (StatusCode::OK, "ready\n".to_owned()),
+        Life::Starting(what) => (StatusCode::SERVICE_UNAVAILABLE, format!("waiting for {what}\n")),
+        Life::Draining => (StatusCode::SERVICE_UNAVAILABLE, "draining\n".to_owned()),
+        Life::Stopped => (StatusCode::SERVICE_UNAVAILABLE, "stopped\n".to_owned()),
+    }
+    .into_response()
+}
+
+async fn drain(State(a): State<Admin>, ConnectInfo(client): ConnectInfo<SocketAddr>) -> Response {
+    if let Err(r) = only_local(client) {
+        return r;
+    }
+    a.control.drain();
+    "draining\n".into_response()
+}
+
+async fn log(ConnectInfo(client): ConnectInfo<SocketAddr>, filter: String) -> Response {
+    if let Err(r) = only_local(client) {
+        return r;
+    }
+    match LOG_FILTER.get().map(|set| set(filter.trim())) {
+        Some(Ok(())) => "changed\n".into_response(),
+        Some(Err(e)) => (StatusCode::BAD_REQUEST, format!("{e}\n")).into_response(),
+        None => (StatusCode::NOT_IMPLEMENTED, "this process has no filter to change\n").into_response(),
+    }
+}
+
+async fn probe(State(a): State<Admin>, Path(port): Path<u16>) -> Response {
+    let Some(ip) = a.shared.config.pod.ips.first() else { return StatusCode::NOT_FOUND.into_response() };
+    // only what the controller has named: else anybody could scan the pod through us
+    let to = a.shared.net.app(SocketAddr::new(*ip, port));
+    let known = control::ask(&a.workers).await.first().is_some_and(|v| {
+        let probes = v["view"]["inbound"]["probes"].as_array();
+        probes.is_some_and(|p| p.iter().any(|p| p["port"] == port && p["path"].is_null()))
+    });
+    if !known {
+        return (StatusCode::NOT_FOUND, format!("no TCP probe of port {port}\n")).into_response();
+    }
+    match tokio::time::timeout(Duration::from_secs(10), opaque::dial_plain(to)).await {
+        Ok(Ok(_)) => "connected\n".into_response(),
+        Ok(Err(e)) => (StatusCode::SERVICE_UNAVAILABLE, format!("{e}\n")).into_response(),
+        Err(_) => (StatusCode::SERVICE_UNAVAILABLE, "timeout\n").into_response(),
+    }
+}
+
+async fn dump(State(a): State<Admin>, ConnectInfo(client): ConnectInfo<SocketAddr>) -> Response {
+    if let Err(r) = only_local(client) {
+        return r;
+    }
+    let s = &a.shared;
+    let hex = |b: &[u8]| {
+        b.iter().fold(String::new(), |mut s, b| {
+            let _ = write!(s, "{b:02x}");
+            s
+        })
+    };
+    let certificate = s.cell.as_ref().map(|cell| {
+        let c = cell.current();
+        json!({
+            "bundle": { "trust_domain": c.bundle.trust_domain(), "version": c.bundle.version(), "roots": c.bundle.roots().len(),
+                        "issuer": hex(c.bundle.issuer()) },
+            "leaf": c.credentials.map(|l| json!({
+                "identity": l.identity().uri(), "not_before": l.not_before().as_secs(), "not_after": l.not_after().as_secs(),
+                "serial": hex(l.serial()), "issuer": hex(l.issuer()),
+            })),
+        })
+    });
+    let listeners: Vec<_> = a
+        .listeners
+        .iter()
+        .map(|l| json!({ "side": format!("{:?}", l.side).to_lowercase(), "at": l.at, "original": l.original }))
+        .collect();
+    Json(json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "state": format!("{:?}", *a.state.borrow()),
+        "uptime_seconds": a.started.elapsed().as_secs(),
+        "pod": s.config.pod,
+        "listeners": listeners,
+        "connections": { "open": s.gate.open(), "limit": s.gate.max() },
+        "certificate": certificate,
+        "controller": s.discovery.as_ref().map(|d| json!({
+            "connected": d.is_connected(),
+            "resources": d.dump().iter().map(|(n, leases, known)| json!({ "name": n.to_string(), "leases": leases, "known": known })).collect::<Vec<_>>(),
+        })),
+        "workers": control::ask(&a.workers).await,
+    }))
+    .into_response()
+}
+
+async fn metrics(State(a): State<Admin>) -> Response {
+    let mut out = String::with_capacity(16 * 1024);
+    a.shared.stats.render(&mut out);
+    a.shared.render_engines(&mut out);
+    if let Some(c) = a.shared.cell.as_ref().map(|c| c.current()) {
+        let _ = writeln!(out, "# TYPE weft_bundle_version gauge\nweft_bundle_version {}", c.bundle.version());
+        if let Some(l) = c.credentials {
+            let left = l.not_after().as_secs() as i64 - unix_now() as i64;
+            let _ =
+                writeln!(out, "# TYPE weft_certificate_expires_seconds gauge\nweft_certificate_expires_seconds {left}");
+        }
+    }
+    if let Some(d) = &a.shared.discovery {
+        let up = u8::from(d.is_connected());
+        let _ = writeln!(out, "# TYPE weft_controller_connected gauge\nweft_controller_connected {up}");
+    }
+    let _ = writeln!(out, "# TYPE weft_connections_limit gauge\nweft_connections_limit {}", a.shared.gate.max());
+    process(&mut out, a.started);
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], out).into_response()
+}
+
+/// The process metrics that every Prometheus client library has. Reading /proc costs some microseconds, on the control thread.
+fn process(out: &mut String, started: Instant) {
+    let uptime = started.elapsed().as_secs_f64();
+    let _ = writeln!(out, "# TYPE weft_uptime_seconds gauge\nweft_uptime_seconds {uptime:.3}");
+    let page = 4096;
+    if let Some(pages) =
+        std::fs::read_to_string("/proc/self/statm").ok().and_then(|s| s.split(' ').nth(1)?.parse::<u64>().ok())
+    {
+        let _ =
+            writeln!(out, "# TYPE process_resident_memory_bytes gauge\nprocess_resident_memory_bytes {}", pages * page);
+    }
+    if let Ok(dir) = std::fs::read_dir("/proc/self/fd") {
+        let _ = writeln!(out, "# TYPE process_open_fds gauge\nprocess_open_fds {}", dir.count());
+    }
+    if let Ok(u) = nix::sys::resource::getrusage(nix::sys::resource::UsageWho::RUSAGE_SELF) {
+        let seconds = |t: nix::sys::time::TimeVal| t.tv_sec() as f64 + t.tv_usec() as f64 / 1e6;
+        let cpu = seconds(u.user_time()) + seconds(u.system_time());
+        let _ = writeln!(out, "# TYPE process_cpu_seconds_total counter\nprocess_cpu_seconds_total {cpu:.3}");
+    }
+}
