@@ -57,10 +57,6 @@ impl Process {
         Ok(())
     }
 
-    pub fn pid(&self) -> u32 {
-        self.child.id()
-    }
-
     fn signal(&self, signal: &str) {
         let _ = Command::new("kill").args([signal, &self.child.id().to_string()]).output();
     }

@@ -20,6 +20,9 @@ const PROXY_UID: u32 = 2102;
 pub const TRUST_DOMAIN: &str = "shop.example";
 /// Address of the node on the bridge under capture: CA and controller listen there.
 const NODE: Ipv4Addr = Ipv4Addr::new(10, 244, 255, 254);
+const CA_PORT: u16 = 15010;
+const CONTROLLER_PORT: u16 = 15012;
+const CONTROLLER_UID: &str = "00000000-0000-4000-8000-00000000c000";
 
 pub struct Stage {
     pub cluster: Cluster,
@@ -52,15 +55,80 @@ impl Stage {
         if self.capture { NODE.into() } else { Ipv4Addr::new(127, 88, 0, 1).into() }
     }
 
+    /// The first trust bundle, as the injector would write it into a pod.
+    fn bundle(&self) -> PathBuf {
+        self.state.join("bundle.pem")
+    }
+
     fn run(&mut self, name: &str, prefix: &[String], program: &str, args: &[String]) -> anyhow::Result<()> {
         let p = Process::start(name, prefix, &self.bin.join(program), args, &self.state.join("logs"))?;
         self.processes.push(p);
         Ok(())
     }
 
+    /// Runs a program to its end; what it printed, or why it failed.
+    fn ask(&self, program: &str, args: &[&str]) -> anyhow::Result<String> {
+        let path = self.bin.join(program);
+        let out = Command::new(&path)
+            .args(args)
+            .output()
+            .with_context(|| format!("cannot start {} (is it built? `make demo` builds it)", path.display()))?;
+        if !out.status.success() {
+            bail!("{program} {}: {}", args.join(" "), String::from_utf8_lossy(&out.stderr).trim());
+        }
+        Ok(String::from_utf8_lossy(&out.stdout).into_owned())
+    }
+
+    /// A token for a pod, as the kubelet would mount it.
+    fn token(&self, namespace: &str, account: &str, pod: &str, uid: &str) -> anyhow::Result<PathBuf> {
+        let key = self.state.join("ca/token-key.pem").display().to_string();
+        let args = [
+            "token",
+            "--key",
+            &key,
+            "--namespace",
+            namespace,
+            "--service-account",
+            account,
+            "--pod",
+            pod,
+            "--uid",
+            uid,
+        ];
+        let path = self.state.join("tokens").join(pod);
+        fs::write(&path, self.ask("weft-ca", &args)?.trim())?;
+        Ok(path)
+    }
+
     fn start_control_plane(&mut self) -> anyhow::Result<()> {
-        let _ = (&self.processes, TRUST_DOMAIN);
-        bail!("control plane flags")
+        let text = |p: PathBuf| p.display().to_string();
+        let (state, key) = (text(self.state.join("ca")), text(self.state.join("ca/token-key.pem")));
+        self.ask("weft-ca", &["token-key", "--out", &key])?;
+        self.ask("weft-ca", &["init", "--state", &state, "--trust-domain", TRUST_DOMAIN])?;
+        // the CA's own directory is private
+        fs::copy(self.state.join("ca/bundle.pem"), self.bundle())?;
+        let ca = SocketAddr::new(self.node(), CA_PORT).to_string();
+        let serve = ["serve", "--state", &state, "--trust-domain", TRUST_DOMAIN, "--token-key", &key, "--listen", &ca];
+        self.run("ca", &[], "weft-ca", &serve.map(str::to_owned))?;
+        let token = text(self.token("weft-system", "weft-controller", "weft-controller", CONTROLLER_UID)?);
+        let (folder, bundle) = (text(self.cluster.folder.clone()), text(self.bundle()));
+        let listen = SocketAddr::new(self.node(), CONTROLLER_PORT).to_string();
+        let args = [
+            "serve",
+            "--folder",
+            &folder,
+            "--listen",
+            &listen,
+            "--trust-domain",
+            TRUST_DOMAIN,
+            "--ca",
+            &ca,
+            "--token",
+            &token,
+            "--bundle",
+            &bundle,
+        ];
+        self.run("controller", &[], "weft-controller", &args.map(str::to_owned))
     }
 
     fn start_workload(&mut self, w: &Workload) -> anyhow::Result<()> {
@@ -78,10 +146,14 @@ impl Stage {
         }
         self.run(&w.name, &prefix, "weft", &args)?;
         if w.meshed {
+            self.token(&w.namespace, &w.service_account, &w.name, &w.uid)?;
             let config = self.state.join("sidecars").join(format!("{}.yaml", w.name));
             fs::write(&config, serde_json::to_string_pretty(&self.sidecar(w))?)?;
             let mut prefix = prefix;
+            let own = self.state.join("sidecars").join(&w.name);
+            fs::create_dir_all(&own)?;
             if self.capture {
+                nix::unistd::chown(&own, Some(PROXY_UID.into()), Some(PROXY_UID.into()))?;
                 prefix.extend(
                     [
                         "setpriv",
@@ -126,13 +198,13 @@ impl Stage {
             "capture": capture,
             "admin": self.admin(w),
             "credentials": {"ca": {
-                "address": SocketAddr::new(self.node(), 15010),
+                "address": SocketAddr::new(self.node(), CA_PORT),
                 "token": self.state.join("tokens").join(&w.name),
-                "bundle": self.state.join("ca/bundle.pem"),
+                "bundle": self.bundle(),
                 "state": self.state.join("sidecars").join(&w.name),
             }},
             "controller": {
-                "address": SocketAddr::new(self.node(), 15012),
+                "address": SocketAddr::new(self.node(), CONTROLLER_PORT),
                 "identity": format!("spiffe://{TRUST_DOMAIN}/ns/weft-system/sa/weft-controller"),
             },
         })
@@ -212,7 +284,7 @@ impl Bridge {
             if w.meshed {
                 let init = bin.join("weft-init");
                 shell(&format!(
-                    "{} apply --netns /run/netns/{ns} --proxy-uid {PROXY_UID} --exclude-inbound-ports 15020 --exclude-outbound-ports 15010,15012",
+                    "{} apply --netns /run/netns/{ns} --proxy-uid {PROXY_UID} --exclude-inbound-ports 15020 --exclude-outbound-ports {CA_PORT},{CONTROLLER_PORT}",
                     init.display()
                 ))?;
             }
