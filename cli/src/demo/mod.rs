@@ -24,6 +24,7 @@ use screen::{Peer, Screen};
 use serde_json::Value;
 use stage::Stage;
 use std::{
+    collections::BTreeMap,
     fs,
     io::{IsTerminal as _, Read as _, Write as _},
     net::{SocketAddr, TcpStream},
@@ -132,7 +133,7 @@ fn play(args: &Args, stage: &mut Stage) -> anyhow::Result<Vec<String>> {
         .filter_map(|n| stage.cluster.service_named(n))
         .map(|s| Target::new(s.clone(), stage.service_address(&web, s)))
         .collect();
-    let admin = stage.admin(&web);
+    let admin = stage.own_admin(&web);
     local.block_on(&runtime, async {
         for t in &targets {
             tokio::task::spawn_local(t.clone().run(args.rate));
@@ -188,7 +189,7 @@ impl Show<'_> {
         self.last = Instant::now();
         self.screen.rows = self.rows.update(&metrics::parse(&text), elapsed);
         self.screen.clients = self.targets.iter().map(ClientView::of).collect();
-        self.screen.peers = peers(self.admin)?;
+        self.screen.peers = peers(self.stage, self.admin)?;
         Ok(())
     }
 
@@ -261,7 +262,7 @@ impl Show<'_> {
             seconds: start.elapsed().as_secs_f64(),
             backends: Rows::total(&metrics::parse(&text), start.elapsed()),
             clients: self.targets.iter().map(ClientView::of).collect(),
-            endpoints: peers(self.admin)?,
+            endpoints: peers(self.stage, self.admin)?,
             edits,
             promises: Vec::new(),
         };
@@ -344,12 +345,32 @@ fn promises(s: &Summary) -> Vec<Promise> {
     all
 }
 
-/// The endpoints that the sidecar knows, and who they proved to be.
-fn peers(admin: SocketAddr) -> anyhow::Result<Vec<Peer>> {
+/// The endpoints that the front end's sidecar knows, who must prove to be there, and how long the certificate that they prove it with still holds.
+fn peers(stage: &Stage, admin: SocketAddr) -> anyhow::Result<Vec<Peer>> {
     let (_, text) = http_get(admin, "/dump")?;
     let dump: Value = serde_json::from_str(&text).context("/dump")?;
-    let _ = dump;
-    Ok(Vec::new())
+    let mut all: BTreeMap<String, Peer> = BTreeMap::new();
+    let endpoints = dump["workers"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .flat_map(|w| w["view"]["endpoints"].as_array().into_iter().flatten());
+    for e in endpoints.flat_map(|e| e["endpoints"].as_array().into_iter().flatten()) {
+        let address = e["address"].as_str().unwrap_or_default().to_owned();
+        let peer = all.entry(address.clone()).or_insert_with(|| Peer { address, ..Peer::default() });
+        peer.workload = e["workload"].as_str().unwrap_or_default().into();
+        peer.identity = e["mesh"]["identity"].as_str().map(str::to_owned);
+    }
+    for w in &stage.cluster.workloads {
+        let mine = |p: &&mut Peer| p.address.starts_with(&format!("{}:", w.ip));
+        if let Some(peer) = all.values_mut().find(mine) {
+            let (_, text) = http_get(stage.admin(w), "/metrics")?;
+            let samples = metrics::parse(&text);
+            let expiry = samples.iter().find(|s| s.name == "weft_certificate_expires_seconds");
+            peer.certificate_expires_in_s = expiry.map(|s| s.value as i64);
+        }
+    }
+    Ok(all.into_values().collect())
 }
 
 /// One GET over a connection of its own: status and body.

@@ -196,7 +196,7 @@ impl Stage {
         json!({
             "pod": {"uid": w.uid, "ips": [w.ip], "namespace": w.namespace, "name": w.name, "identity": identity},
             "capture": capture,
-            "admin": self.admin(w),
+            "admin": if self.capture { SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 15020) } else { w.admin() },
             "credentials": {"ca": {
                 "address": SocketAddr::new(self.node(), CA_PORT),
                 "token": self.state.join("tokens").join(&w.name),
@@ -212,6 +212,11 @@ impl Stage {
 
     pub fn admin(&self, w: &Workload) -> SocketAddr {
         if self.capture { SocketAddr::new(w.ip.into(), 15020) } else { w.admin() }
+    }
+
+    /// The same for whoever stands in the pod, which is allowed to see more.
+    pub fn own_admin(&self, w: &Workload) -> SocketAddr {
+        if self.capture { SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 15020) } else { w.admin() }
     }
 
     /// What the front end dials to reach a Service port.
