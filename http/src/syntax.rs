@@ -22,6 +22,34 @@ const TOKEN: [bool; 256] = {
     t
 };
 
+/// Tokens without upper-case letters.
+const LOWER: [bool; 256] = {
+    let mut t = TOKEN;
+    let mut b = b'A';
+    while b <= b'Z' {
+        t[b as usize] = false;
+        b += 1;
+    }
+    t
+};
+
+/// What a normalised authority is made of.
+const AUTHORITY: [bool; 256] = {
+    let mut t = [false; 256];
+    let mut b = 0;
+    while b < 256 {
+        t[b] = (b as u8).is_ascii_alphanumeric();
+        b += 1;
+    }
+    let extra = b"-._:[]";
+    let mut i = 0;
+    while i < extra.len() {
+        t[extra[i] as usize] = true;
+        i += 1;
+    }
+    t
+};
+
 /// A token: methods, field names, protocol names. Never empty.
 #[inline]
 pub fn is_token(s: &[u8]) -> bool {
@@ -31,7 +59,7 @@ pub fn is_token(s: &[u8]) -> bool {
 /// A field name as HTTP/2 has it, and as a `Head` stores it: a token without upper-case letters.
 #[inline]
 pub fn is_lower_token(s: &[u8]) -> bool {
-    !s.is_empty() && s.iter().all(|b| TOKEN[*b as usize] && !b.is_ascii_uppercase())
+    !s.is_empty() && s.iter().all(|b| LOWER[*b as usize])
 }
 
 /// A field value: no control characters but HTAB, hence no CR, LF or NUL. Written as a fold without early exit, which the compiler vectorises.
@@ -64,6 +92,12 @@ pub fn list(v: &[u8]) -> impl Iterator<Item = &[u8]> {
     v.split(|b| *b == b',').map(<[u8]>::trim_ascii).filter(|m| !m.is_empty())
 }
 
+/// Cannot end a line, name a user or begin a path: the last check before an authority is written. [`authority`] is the thorough one.
+#[inline]
+pub fn is_authority(s: &[u8]) -> bool {
+    s.iter().all(|b| AUTHORITY[*b as usize])
+}
+
 /// The authority does not follow RFC 3986, or has userinfo (RFC 9110, 4.2.4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("malformed authority")]
@@ -85,19 +119,22 @@ pub fn authority(raw: &[u8]) -> Result<Cow<'_, [u8]>, InvalidAuthority> {
         push_port(&mut text, &raw[end + 1..])?;
         return Ok(if text == raw { Cow::Borrowed(raw) } else { Cow::Owned(text) });
     }
-    let colon = raw.iter().position(|b| *b == b':').unwrap_or(raw.len());
-    let (name, port) = raw.split_at(colon);
+    let mut colon = raw.len();
+    let mut last = b'.'; // as before a label: it must not be empty
     let mut changed = false;
-    let mut dot = true; // a label must not be empty
-    for b in name {
-        match b {
-            b'.' if dot => return Err(bad),
-            b'.' => dot = true,
-            b'A'..=b'Z' => (changed, dot) = (true, false),
-            b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' => dot = false,
-            _ => return Err(bad),
+    for (at, &b) in raw.iter().enumerate() {
+        if b == b':' {
+            colon = at;
+            break;
         }
+        if !AUTHORITY[b as usize] || (b == b'.' && last == b'.') || b == b'[' || b == b']' {
+            return Err(bad);
+        }
+        changed |= b.is_ascii_uppercase();
+        last = b;
     }
+    let dot = last == b'.';
+    let (name, port) = raw.split_at(colon);
     let name = if dot { name.strip_suffix(b".").ok_or(bad)? } else { name };
     // what looks like an IPv4 address must be one: `127.1` and `0x7f.1` mean the same to some resolvers
     if name.iter().rposition(|b| *b == b'.').is_some_and(|p| name[p + 1..].iter().all(u8::is_ascii_digit)) {

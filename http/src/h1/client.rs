@@ -105,10 +105,7 @@ impl Client {
         let protocol = head.pseudo(Pseudo::Protocol);
         let mut method = head.method();
         let (path, authority) = (head.path(), head.authority());
-        if !syntax::is_token(method)
-            || !syntax::is_target(path)
-            || !(authority.is_empty() || syntax::authority(authority).is_ok())
-        {
+        if !syntax::is_token(method) || !syntax::is_target(path) || !syntax::is_authority(authority) {
             return Err(SendError::Field);
         }
         match protocol {

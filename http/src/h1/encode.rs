@@ -108,7 +108,10 @@ pub(super) fn fields(out: &mut Vec<u8>, head: &Head, length: Option<u64>, reques
             Known::Other if name == UPGRADE_IGNORED => {}
             Known::Host | Known::Te => {}
             _ if known.hop_by_hop() => {}
-            _ => line(out, name, value)?,
+            Known::Other => line(out, name, value)?,
+            // well-known names are what they are
+            _ if !syntax::is_value(value) => return Err(SendError::Field),
+            _ => raw_line(out, name, value),
         }
     }
     if let Some(n) = length_due {

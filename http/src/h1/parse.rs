@@ -441,7 +441,7 @@ pub(crate) fn ignored_trailer(known: Known, name: &[u8]) -> bool {
                 | b"x-request-id"
         )
         || name.starts_with(b"x-forwarded-")
-        || (name.starts_with(b"weft-") && known != Known::WeftError)
+        || name.starts_with(b"weft-")
 }
 
 fn request_error(e: Error, d: &[u8], config: &Config) -> Reason {
