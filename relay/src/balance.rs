@@ -13,8 +13,8 @@
 //! All of that among the endpoints that are not terminating, or among the terminating ones when there are no others (KEP-1669).
 //!
 //! **Zone preference** (`trafficDistribution`): set 1 shrinks to the own zone, unless fewer than half of the zone's endpoints are healthy, or the
-//! chosen one is overloaded: 16 requests in flight and four times the load of one drawn from elsewhere. So a zone with too few
-//! endpoints for its clients spills over instead of drowning them.
+//! chosen one is overloaded: 16 requests in flight and four times the requests in flight of one drawn from elsewhere (more, when that one is
+//! slower). So a zone with too few endpoints for its clients spills over instead of drowning them.
 //!
 //! **Session affinity** (ClientIP): a client stays with its endpoint until it has been away for the timeout. The first choice is by rendezvous
 //! hashing, so that several workers and proxies choose alike; up to 10,000 clients are remembered, others follow the hash alone.
@@ -69,7 +69,10 @@ enum Connect {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// A response head arrived after this long. 503 and the like are [`Verdict::Gateway`].
-    Answered { verdict: Verdict, latency: Duration },
+    Answered {
+        verdict: Verdict,
+        latency: Duration,
+    },
     Refused,
     ConnectTimeout,
     /// No connection for another reason: unreachable, TLS.
@@ -385,8 +388,10 @@ impl Balancer {
             {
                 let s = &self.slots[near as usize];
                 if s.in_flight >= SPILL_IN_FLIGHT {
-                    let far = self.two(&self.tier, &mut draw, c.now, |i| !self.slots[i as usize].same_zone && !tried(i) && !ejected(i));
-                    if let Some(far) = far.filter(|f| s.load(c.now) > SPILL_RATIO * self.slots[*f as usize].load(c.now)) {
+                    let far = self.two(&self.tier, &mut draw, c.now, |i| {
+                        !self.slots[i as usize].same_zone && !tried(i) && !ejected(i)
+                    });
+                    if let Some(far) = far.filter(|f| self.spills(near, *f, c.now)) {
                         return Some(far);
                     }
                 }
@@ -398,6 +403,15 @@ impl Balancer {
             .or_else(|| self.two(tier, &mut draw, c.now, |i| !tried(i)))
             .or_else(|| self.two(tier, &mut draw, c.now, |i| !ejected(i)))
             .or_else(|| self.two(tier, &mut draw, c.now, |_| true))
+    }
+
+    /// An endpoint of the own zone is so loaded that one of another zone is better. Latencies from elsewhere are old when the zone is preferred,
+    /// and an average that nobody renews decays: they count against the other endpoint only.
+    fn spills(&self, near: u32, far: u32, now: Instant) -> bool {
+        let (near, far) = (&self.slots[near as usize], &self.slots[far as usize]);
+        let average = near.average_at(now).max(FLOOR);
+        let other = far.average_at(now).max(average) * f64::from(far.in_flight + 1);
+        average * f64::from(near.in_flight + 1) > SPILL_RATIO * other
     }
 
     /// The less loaded of two different endpoints drawn from those of `set` that may be used.
@@ -446,7 +460,8 @@ impl Balancer {
     fn choose_for(&mut self, client: IpAddr, timeout: Duration, ejections: bool, c: Choice<'_>) -> Option<u32> {
         let usable = |s: &Self, i: u32| {
             let tried = c.avoid.iter().any(|a| a.index == i && a.generation == s.slots[i as usize].generation);
-            !tried && !(ejections && s.ejected(i, c.now))
+            let ejected = ejections && s.ejected(i, c.now);
+            !tried && !ejected
         };
         let kept = self.clients.get(&client).copied().filter(|(id, last)| {
             let s = &self.slots[id.index as usize];
@@ -468,7 +483,8 @@ impl Balancer {
         let index = best.or_else(|| self.tier.iter().copied().max_by_key(score))?;
         // a detour around an ejected endpoint does not end the affinity to it
         if kept.is_none() && self.room_for_client(client, timeout, c.now) {
-            self.clients.insert(client, (EndpointId { index, generation: self.slots[index as usize].generation }, c.now));
+            self.clients
+                .insert(client, (EndpointId { index, generation: self.slots[index as usize].generation }, c.now));
         }
         Some(index)
     }
@@ -549,14 +565,11 @@ impl Slot {
     fn load(&self, now: Instant) -> f64 {
         self.average_at(now).max(FLOOR) * f64::from(self.in_flight + 1)
     }
-    /// A worse latency counts at once, a better one moves the average by the time since the last one.
+    /// A latency worse than what the average has decayed to counts at once; a better one moves it by the time since the last one.
     fn observe(&mut self, nanos: f64, now: Instant) {
-        if nanos >= self.average {
-            self.average = nanos;
-        } else {
-            let keep = (-(now.saturating_duration_since(self.at).as_secs_f64() / DECAY.as_secs_f64())).exp();
-            self.average = self.average * keep + nanos * (1.0 - keep);
-        }
+        let keep = (-(now.saturating_duration_since(self.at).as_secs_f64() / DECAY.as_secs_f64())).exp();
+        let decayed = self.average * keep;
+        self.average = if nanos >= decayed { nanos } else { decayed + nanos * (1.0 - keep) };
         self.at = now;
     }
     fn fail(&mut self, now: Instant) {

@@ -106,7 +106,8 @@ impl Budget {
         let ms = self.ms(now);
         let step = ms / self.step.load(Relaxed);
         let allowed = self.requests.sum(step) * u64::from(self.percent.load(Relaxed)) / 100;
-        let within = self.retries.sum(step) < allowed || self.recent.sum(ms / 100) < u64::from(self.floor.load(Relaxed));
+        let within =
+            self.retries.sum(step) < allowed || self.recent.sum(ms / 100) < u64::from(self.floor.load(Relaxed));
         if within {
             self.retries.add(step);
             self.recent.add(ms / 100);

@@ -125,7 +125,16 @@ impl<T: Copy> Ledger<T> {
         if self.over(7, 8) {
             return Err(Refused);
         }
-        let account = Account { owner, window: INITIAL, granted: INITIAL, held: 0, passed: 0, since: now, waits: now, slow: false };
+        let account = Account {
+            owner,
+            window: INITIAL,
+            granted: INITIAL,
+            held: 0,
+            passed: 0,
+            since: now,
+            waits: now,
+            slow: false,
+        };
         Ok(CreditKey(u32::try_from(self.accounts.insert(account)).expect("streams are bounded far below 2^32")))
     }
 
@@ -244,14 +253,30 @@ impl<T: Copy> Ledger<T> {
     pub fn assert_balanced(&self) {
         let mut charged = 0;
         for (i, a) in &self.accounts {
-            assert_eq!(u64::from(a.granted) + u64::from(a.held), u64::from(a.window), "account {i}: granted {} + held {}", a.granted, a.held);
+            assert_eq!(
+                u64::from(a.granted) + u64::from(a.held),
+                u64::from(a.window),
+                "account {i}: granted {} + held {}",
+                a.granted,
+                a.held
+            );
             assert!(a.window <= MOST, "account {i}: window {}", a.window);
             charged += a.charge();
         }
         assert_eq!(charged, self.charged, "sum of charges");
         let used = self.budget.used();
-        assert!(self.taken <= used && used <= self.budget.limit, "taken {} of {used} used, limit {}", self.taken, self.budget.limit);
-        assert!(self.taken >= self.charged || used + LOT > self.budget.limit, "charged {} but took {} although there was more", self.charged, self.taken);
+        assert!(
+            self.taken <= used && used <= self.budget.limit,
+            "taken {} of {used} used, limit {}",
+            self.taken,
+            self.budget.limit
+        );
+        assert!(
+            self.taken >= self.charged || used + LOT > self.budget.limit,
+            "charged {} but took {} although there was more",
+            self.charged,
+            self.taken
+        );
         assert!(self.taken < self.charged + 3 * LOT, "took {} for {}", self.taken, self.charged);
     }
 

@@ -160,7 +160,8 @@ impl Detector {
             since => since - 1,
         };
         let c = &self.config;
-        let reached = (c.consecutive_gateway > 0 && gateway >= c.consecutive_gateway) || (c.consecutive_5xx > 0 && any >= c.consecutive_5xx);
+        let reached = (c.consecutive_gateway > 0 && gateway >= c.consecutive_gateway)
+            || (c.consecutive_5xx > 0 && any >= c.consecutive_5xx);
         let lasted = ms - since.min(ms) >= c.streak.as_millis() as u64;
         let relapse = health.probation.load(Relaxed) != 0 && verdict == Verdict::Gateway;
         if (reached && lasted) || relapse { self.eject(health, until, ms, random) } else { None }
