@@ -1,4 +1,5 @@
 //! In the steady state an exchange allocates nothing: heads, output and partial heads come from the thread's lists.
+#![allow(clippy::unwrap_used)]
 
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 use std::alloc::System;

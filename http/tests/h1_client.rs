@@ -1,4 +1,5 @@
 //! Conversations with [`Client`]: requests out, every kind of answer in.
+#![allow(clippy::unwrap_used)]
 
 mod h1_support;
 use h1_support::*;

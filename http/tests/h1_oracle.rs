@@ -1,5 +1,6 @@
 //! hyper as an oracle: whatever we accept, hyper reads as the same messages. We may refuse more (that is the point of being strict), never less, and
 //! never something else.
+#![allow(clippy::unwrap_used)]
 
 mod h1_support;
 use bytes::Bytes;

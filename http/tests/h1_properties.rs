@@ -1,5 +1,6 @@
 //! Properties: no bytes make the codecs panic or hold more than their limits, no cut of the bytes changes what is understood, and what one side writes
 //! the other reads.
+#![allow(clippy::unwrap_used)]
 
 mod h1_support;
 use h1_support::*;

@@ -1,4 +1,5 @@
 //! Conversations with [`Server`]: what a client sends, what is understood, what is answered.
+#![allow(clippy::unwrap_used)]
 
 mod h1_support;
 use h1_support::*;

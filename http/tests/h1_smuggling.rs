@@ -1,5 +1,6 @@
 //! Requests that two implementations might read differently, after RFC 9112 and the families that request-smuggling research has found.
 //! Each is refused with a status and a closed connection, or understood in one way, in every cut of its bytes; nothing behind a refused request is ever read as another.
+#![allow(clippy::unwrap_used)]
 
 mod h1_support;
 use h1_support::*;

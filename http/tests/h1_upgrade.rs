@@ -1,4 +1,5 @@
 //! Upgrades: extended CONNECT inside, `Upgrade` and 101 outside; early data is never a request.
+#![allow(clippy::unwrap_used)]
 
 mod h1_support;
 use h1_support::*;

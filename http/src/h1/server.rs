@@ -440,7 +440,7 @@ impl Server {
             Receiving::Body(_) if !self.last && !self.eof && self.discardable() => {
                 self.discard = Some(self.config.max_discard);
             }
-            Receiving::Complete if !self.last && !(self.eof && self.held.is_empty()) => {
+            Receiving::Complete if !(self.last || self.eof && self.held.is_empty()) => {
                 self.receiving = Receiving::Head;
                 self.sending = Sending::Idle;
             }
