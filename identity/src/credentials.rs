@@ -381,3 +381,7 @@ impl CredentialCell {
         result
     }
 }
+
+#[cfg(test)]
+#[path = "credentials_tests.rs"]
+mod tests;

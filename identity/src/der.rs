@@ -195,6 +195,16 @@ pub fn request(der: &[u8]) -> Result<Request<'_>, BadDer> {
     Ok(Request { key, spki: spki_der, public_key, signed, signature, algorithm })
 }
 
+/// The signed part of a certificate, the contents of its algorithm identifier, and the signature.
+pub fn signed(der: &[u8]) -> Result<(&[u8], &[u8], &[u8]), BadDer> {
+    let mut whole = Reader(Reader(der).expect(SEQUENCE)?);
+    let before = whole.0;
+    whole.expect(SEQUENCE)?;
+    let signed = &before[..before.len() - whole.0.len()];
+    let algorithm = whole.expect(SEQUENCE)?;
+    Ok((signed, algorithm, bits(whole.expect(0x03)?)?))
+}
+
 /// A BIT STRING of whole bytes.
 fn bits(body: &[u8]) -> Result<&[u8], BadDer> {
     match body {

@@ -327,3 +327,7 @@ impl ClientCertVerifier for Verifier {
         LEAF_SCHEMES.to_vec()
     }
 }
+
+#[cfg(test)]
+#[path = "verify_tests.rs"]
+mod tests;

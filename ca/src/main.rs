@@ -1,0 +1,262 @@
+//! `weft-ca`: the certificate authority of the mesh as a program.
+
+use anyhow::{Context, bail};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::{
+    net::{IpAddr, SocketAddr},
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+use tokio_util::sync::CancellationToken;
+use weft_ca::{
+    Ca, CaSettings, FileStore, Made, State, Store,
+    authenticate::LocalAuthenticator,
+    state::{Lives, Secret},
+    token::{Claims, Pod, TokenSigner},
+};
+use weft_identity::provider::{self, system_clock};
+
+/// The certificate authority of the mesh.
+#[derive(Parser)]
+#[command(name = "weft-ca", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Make the state (root, issuer, bundle) if there is none.
+    Init(StateArgs),
+    /// Sign certificates until SIGTERM.
+    Serve(ServeArgs),
+    /// Make a key that signs local tokens.
+    TokenKey {
+        /// File to write (0600); must not exist.
+        #[arg(long)]
+        out: PathBuf,
+    },
+    /// Print a local token for a pod.
+    Token(TokenArgs),
+    /// Rotate the root or the issuer, or turn a rotation back. Running CAs follow by themselves.
+    Rotate {
+        what: What,
+        /// Directory of the state.
+        #[arg(long)]
+        state: PathBuf,
+    },
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum What {
+    /// Begin a root rotation.
+    Root,
+    /// Make a new issuer under the same root.
+    Issuer,
+    /// Turn the rotation that is under way back.
+    Abort,
+    /// Take the next step although not all proxies have confirmed. Proxies that have not may lose their connections.
+    Force,
+    /// Show where the rotation stands.
+    Status,
+}
+
+#[derive(Args)]
+struct StateArgs {
+    /// Directory of the state: ca.json (private, 0600) and bundle.pem.
+    #[arg(long)]
+    state: PathBuf,
+    #[arg(long, default_value = "cluster.local")]
+    trust_domain: String,
+    /// A root of your own, PEM; used when the state is made.
+    #[arg(long, requires = "root_key")]
+    root_cert: Option<PathBuf>,
+    /// Its key, PKCS#8 PEM.
+    #[arg(long, requires = "root_cert")]
+    root_key: Option<PathBuf>,
+}
+
+#[derive(Args)]
+struct ServeArgs {
+    #[command(flatten)]
+    state: StateArgs,
+    #[arg(long, default_value = "0.0.0.0:15012")]
+    listen: SocketAddr,
+    /// Life of a leaf, for example 24h, 90m, 30s.
+    #[arg(long, default_value = "24h", value_parser = duration)]
+    leaf: Duration,
+    /// Key that local tokens are signed with (see token-key).
+    #[arg(long)]
+    token_key: PathBuf,
+    /// How long all proxies must have confirmed a step of a root rotation.
+    #[arg(long, default_value = "30s", value_parser = duration)]
+    rotation_hold: Duration,
+    /// Also write the bundle here whenever it changes.
+    #[arg(long)]
+    bundle_out: Option<PathBuf>,
+}
+
+#[derive(Args)]
+struct TokenArgs {
+    #[arg(long)]
+    key: PathBuf,
+    #[arg(long)]
+    namespace: String,
+    #[arg(long, default_value = "default")]
+    service_account: String,
+    #[arg(long)]
+    pod: String,
+    #[arg(long)]
+    uid: String,
+    /// Addresses that the pod speaks from; none: any.
+    #[arg(long)]
+    ip: Vec<IpAddr>,
+    #[arg(long, default_value = "24h", value_parser = duration)]
+    life: Duration,
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let number: u64 = number.parse().map_err(|_| "expected a number with a unit: 24h, 90m, 30s, 500ms".to_string())?;
+    let seconds = |n: u64, each: u64| n.checked_mul(each).map(Duration::from_secs).ok_or("too long".to_string());
+    match unit {
+        "ms" => Ok(Duration::from_millis(number)),
+        "s" => seconds(number, 1),
+        "m" => seconds(number, 60),
+        "h" => seconds(number, 3600),
+        "d" => seconds(number, 86_400),
+        _ => Err(format!("unknown unit {unit:?}; use ms, s, m, h or d")),
+    }
+}
+
+fn read(path: &Path) -> anyhow::Result<String> {
+    std::fs::read_to_string(path).with_context(|| path.display().to_string())
+}
+
+impl StateArgs {
+    fn first(&self) -> anyhow::Result<Option<Made>> {
+        match (&self.root_cert, &self.root_key) {
+            (Some(cert), Some(key)) => Ok(Some(Made { root: read(cert)?, key: Secret::new(read(key)?) })),
+            _ => Ok(None),
+        }
+    }
+}
+
+fn main() -> anyhow::Result<()> {
+    provider::install();
+    tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::try_from_env("WEFT_LOG").unwrap_or_else(|_| "info".into()))
+        .with_writer(std::io::stderr)
+        .init();
+    match Cli::parse().command {
+        Command::Init(args) => init(&args),
+        Command::Serve(args) => serve(args),
+        Command::TokenKey { out } => {
+            use std::io::Write;
+            let (_, pem) = TokenSigner::generate()?;
+            let mut file = std::fs::OpenOptions::new()
+                .write(true)
+                .create_new(true)
+                .mode(0o600)
+                .open(&out)
+                .with_context(|| out.display().to_string())?;
+            Ok(file.write_all(pem.as_bytes())?)
+        }
+        Command::Token(a) => {
+            let signer = TokenSigner::from_pem(&read(&a.key)?).with_context(|| a.key.display().to_string())?;
+            let pod = Pod { name: a.pod, uid: a.uid, ips: a.ip };
+            let now = provider::now(&system_clock()).as_secs();
+            let claims = Claims::new(&a.namespace, &a.service_account, pod, now, a.life.as_secs());
+            println!("{}", signer.sign(&claims)?);
+            Ok(())
+        }
+        Command::Rotate { what, state } => rotate(what, &state),
+    }
+}
+
+fn init(args: &StateArgs) -> anyhow::Result<()> {
+    let store = FileStore::open(&args.state)?;
+    let now = provider::now(&system_clock());
+    let state = match store.load()? {
+        Some(state) => state,
+        None => store.create(&State::make(&args.trust_domain, args.first()?, now, Lives::default())?)?,
+    };
+    if state.trust_domain != args.trust_domain {
+        bail!("the state is of trust domain {:?}, asked for was {:?}", state.trust_domain, args.trust_domain);
+    }
+    state.check(now)?;
+    store.publish(&state.bundle()?)?;
+    println!("{}", store.bundle_path().display());
+    Ok(())
+}
+
+#[tokio::main(worker_threads = 2)]
+async fn serve(args: ServeArgs) -> anyhow::Result<()> {
+    let signer =
+        TokenSigner::from_pem(&read(&args.token_key)?).with_context(|| args.token_key.display().to_string())?;
+    let mut settings = CaSettings::new(&args.state.trust_domain)?;
+    settings.leaf = args.leaf;
+    settings.hold = args.rotation_hold;
+    let clock = system_clock();
+    let authenticator = Arc::new(LocalAuthenticator::new(signer.verifier(), clock.clone()));
+    let store = Arc::new(FileStore::open(&args.state.state)?);
+    let (first, lives) = (args.state.first()?, settings.lives);
+    let domain = args.state.trust_domain.clone();
+    let ca = Ca::open(settings, store, authenticator, clock, |now| State::make(&domain, first, now, lives))?;
+    let listener =
+        tokio::net::TcpListener::bind(args.listen).await.with_context(|| format!("listening on {}", args.listen))?;
+    let stop = CancellationToken::new();
+    if let Some(path) = args.bundle_out {
+        ca.bundle().write(&path)?;
+        let (ca, mut changes) = (ca.clone(), ca.changes());
+        tokio::spawn(async move {
+            while changes.changed().await.is_ok() {
+                changes.borrow_and_update();
+                if let Err(e) = ca.bundle().write(&path) {
+                    tracing::error!(error = %e, "bundle not written");
+                }
+            }
+        });
+    }
+    tracing::info!(listen = %listener.local_addr()?, trust_domain = args.state.trust_domain, bundle = ca.bundle().version(), "CA ready");
+    let ending = stop.clone();
+    let mut term = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = term.recv() => {}
+            _ = tokio::signal::ctrl_c() => {}
+        }
+        ending.cancel();
+    });
+    ca.serve(listener, stop).await;
+    Ok(())
+}
+
+fn rotate(what: What, directory: &Path) -> anyhow::Result<()> {
+    let store = FileStore::open(directory)?;
+    let now = provider::now(&system_clock());
+    let state = store.load()?.with_context(|| format!("{}: there is no CA state", directory.display()))?;
+    let next = match what {
+        What::Root => state.rotate_root(None, now, Lives::default())?,
+        What::Issuer => state.rotate_issuer(now, Lives::default())?,
+        What::Abort => state.abort(now)?,
+        What::Force => state.advance(now)?,
+        What::Status => {
+            match state.rotation {
+                Some(r) => println!(
+                    "authority {} -> {}: {:?}, since {}; bundle {}",
+                    r.from, r.to, r.phase, r.since, state.bundle_version
+                ),
+                None => println!("no rotation; authority {}, bundle {}", state.signing, state.bundle_version),
+            }
+            return Ok(());
+        }
+    };
+    next.check(now)?;
+    store.replace(state.revision, &next)?;
+    println!("revision {}, bundle {}", next.revision, next.bundle_version);
+    Ok(())
+}
