@@ -100,7 +100,7 @@ impl Inbound {
                     return Ok(());
                 }
                 up.wire.push(&buf);
-                opaque::run(w, wire, up);
+                opaque::run(w, wire, up, buf.len());
                 Ok(())
             }
         }
@@ -144,7 +144,7 @@ impl Inbound {
             Kind::Tls(_) | Kind::Other => {
                 if kind == Kind::Other { &s.detected_other } else { &s.detected_tls }.one();
                 match self.dial(w, &buf).await {
-                    Some(up) => opaque::run(w, wire, up),
+                    Some(up) => opaque::run(w, wire, up, buf.len()),
                     None => wire.abort(),
                 }
                 Ok(())
@@ -291,7 +291,7 @@ impl Inbound {
         match up {
             Some((up, first)) => {
                 let up = opaque::Up::new(up, first, self.label(true));
-                opaque::run(w, wire, up);
+                opaque::run(w, wire, up, early.len());
             }
             None => {
                 w.shared.stats.dial_failed.one();

@@ -20,6 +20,7 @@ pub mod first;
 pub mod http;
 pub mod inbound;
 pub mod limits;
+pub mod metrics;
 pub mod net;
 pub mod opaque;
 pub mod outbound;

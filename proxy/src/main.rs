@@ -12,7 +12,7 @@ use weft_proxy::{
 
 /// The sidecar of the Weft mesh.
 #[derive(Parser)]
-#[command(version)]
+#[command(version, subcommand_negates_reqs = true)]
 struct Args {
     /// Start configuration, YAML or JSON.
     #[arg(long, env = "WEFT_CONFIG", value_name = "FILE", required = true)]

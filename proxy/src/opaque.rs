@@ -12,12 +12,18 @@ use crate::{
     picker::{self, Load},
     preamble::{self, Status},
     stats::TcpLabel,
-    tcp::{End, Relay},
+    tcp::{Carried, End, Relay},
     wire::{Read, Wire, WireError},
     worker::Worker,
 };
 use rustls::{ClientConnection, Connection};
-use std::{io, net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::SocketAddr,
+    rc::Rc,
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 use tokio::time::timeout;
 use weft_core::{
     endpoint::{Endpoint, MeshPeer},
@@ -244,15 +250,51 @@ impl Up {
 }
 
 /// Relays between a client and a far end that has been reached, in a task of its own: it is smaller than the one that accepted.
-pub fn run(w: &Rc<Worker>, mut down: Wire, up: Up) {
+/// `early` of the client's bytes have been sent already.
+pub fn run(w: &Rc<Worker>, mut down: Wire, up: Up, early: usize) {
     let Up { wire, first, label, load } = up;
     down.push(&first);
-    let stats = w.shared.stats.tcp(label);
-    let relay = Relay::new(down, wire, stats);
+    let stats = w.shared.stats.tcp(label.clone());
+    let line = w.shared.log.is_on().then(|| Line::new(&down, label));
+    let relay = Relay::new(down, wire, stats, Carried { sent: early as u64, received: first.len() as u64 });
+    drop(first);
+    let log = w.clone();
     w.spawn(async move {
-        if let End::Broken(error) = relay.run().await {
+        let (end, carried) = relay.run().await;
+        if let End::Broken(error) = &end {
             tracing::debug!(%error, "opaque connection broken");
+        }
+        if let Some(line) = line {
+            log.shared.log.line(line.end(&end, carried));
         }
         drop(load);
     });
+}
+
+/// An access-log line in the making; boxed by the log's being off in most pods.
+struct Line(Box<(SystemTime, Option<SocketAddr>, TcpLabel)>);
+
+impl Line {
+    fn new(down: &Wire, label: TcpLabel) -> Line {
+        Line(Box::new((SystemTime::now(), down.socket().peer_addr().ok(), label)))
+    }
+    fn end(self, end: &End, c: Carried) -> Box<str> {
+        let (began, client, l) = *self.0;
+        serde_json::json!({
+            "time": began.duration_since(UNIX_EPOCH).map_or(0.0, |d| d.as_secs_f64()),
+            "kind": "tcp",
+            "direction": l.direction,
+            "client": client,
+            "parent": l.parent,
+            "route": l.route,
+            "backend": l.backend,
+            "mtls": l.mtls,
+            "sent": c.sent,
+            "received": c.received,
+            "duration_ms": began.elapsed().map_or(0, |d| d.as_millis() as u64),
+            "error": match end { End::Clean => None, End::Broken(e) => Some(e.to_string()) },
+        })
+        .to_string()
+        .into()
+    }
 }

@@ -142,9 +142,18 @@ async fn must_be_http(
     original: SocketAddr,
     dest: HttpDest,
 ) -> Result<(), WireError> {
+    // as long as nothing was said nothing is under way: a drain need not wait
+    tokio::select! {
+        r = wire.readable() => r?,
+        () = w.drained() => return Ok(()),
+        () = tokio::time::sleep(QUIET) => {
+            w.shared.stats.refused_idle.one();
+            return Ok(());
+        }
+    }
     let mut buf = Vec::new();
     let head = ms(w.shared.config.timeouts.head);
-    let g = first::gather(&mut wire, &mut buf, first::must_be_http, QUIET, head).await?;
+    let g = first::gather(&mut wire, &mut buf, first::must_be_http, head, head).await?;
     let kind = match g {
         Gathered::Known(kind) => kind,
         // the codec knows what to say to half a preface
@@ -194,7 +203,7 @@ async fn detect(
                 }
                 Spoke::Client(_) | Spoke::Server => {
                     up.wire.push(&buf);
-                    opaque::run(w, wire, up);
+                    opaque::run(w, wire, up, buf.len());
                 }
             }
             return Ok(());
@@ -218,8 +227,7 @@ async fn detect(
 async fn forward(w: &Rc<Worker>, wire: Wire, dest: Dest, early: Vec<u8>) {
     match opaque::connect(w, dest, &early).await {
         Ok(up) => {
-            drop(early);
-            opaque::run(w, wire, up);
+            opaque::run(w, wire, up, early.len());
         }
         Err(e) => refuse(w, wire, &e),
     }

@@ -37,33 +37,50 @@ pub struct Relay {
     to_up: Direction,
     to_down: Direction,
     stats: Arc<Tcp>,
+    carried: Carried,
     clean: bool,
 }
 
+/// What one connection carried.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Carried {
+    /// Bytes from the client to the server.
+    pub sent: u64,
+    pub received: u64,
+}
+
 impl Relay {
-    /// `down` is the client's wire. What was pushed to either wire before is written first.
-    pub fn new(down: Wire, up: Wire, stats: Arc<Tcp>) -> Relay {
+    /// `down` is the client's wire. What was pushed to either wire before, `carried`, is written first.
+    pub fn new(down: Wire, up: Wire, stats: Arc<Tcp>, carried: Carried) -> Relay {
         stats.opened.one();
+        stats.sent.add(carried.sent);
+        stats.received.add(carried.received);
         let fresh = || Direction { ended: false, passed: false };
-        Relay { down, up, to_up: fresh(), to_down: fresh(), stats, clean: false }
+        Relay { down, up, to_up: fresh(), to_down: fresh(), stats, carried, clean: false }
     }
 
     /// Runs to the end.
-    pub async fn run(mut self) -> End {
-        match poll_fn(|cx| self.turn(cx)).await {
+    pub async fn run(mut self) -> (End, Carried) {
+        let end = match poll_fn(|cx| self.turn(cx)).await {
             Ok(()) => {
                 self.clean = true;
                 End::Clean
             }
             Err(e) => End::Broken(e),
-        }
+        };
+        (end, self.carried)
     }
 
     fn turn(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), WireError>> {
         loop {
-            let (a, full_a) = step(cx, &mut self.down, &mut self.up, &mut self.to_up, |n| self.stats.sent.add(n))?;
-            let (b, full_b) =
-                step(cx, &mut self.up, &mut self.down, &mut self.to_down, |n| self.stats.received.add(n))?;
+            let (a, full_a) = step(cx, &mut self.down, &mut self.up, &mut self.to_up, |n| {
+                self.carried.sent += n;
+                self.stats.sent.add(n);
+            })?;
+            let (b, full_b) = step(cx, &mut self.up, &mut self.down, &mut self.to_down, |n| {
+                self.carried.received += n;
+                self.stats.received.add(n);
+            })?;
             if self.to_up.passed && self.to_down.passed {
                 return Poll::Ready(Ok(()));
             }
@@ -96,7 +113,7 @@ fn step(
     from: &mut Wire,
     to: &mut Wire,
     dir: &mut Direction,
-    count: impl Fn(u64),
+    mut count: impl FnMut(u64),
 ) -> Result<(bool, bool), WireError> {
     to.flush(cx)?;
     if to.backlog() {
