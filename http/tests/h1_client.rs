@@ -272,6 +272,25 @@ fn a_connection_that_closes_unanswered_says_whether_it_was_reused() {
 }
 
 #[test]
+fn a_lost_connection_completes_nothing() {
+    for (answer, reason) in [
+        ("", Reason::ClosedUnanswered { reused: false }),
+        ("HTTP/1.1 200", Reason::ClosedInHead),
+        ("HTTP/1.1 200 OK\r\n\r\nhello", Reason::ClosedInBody),
+        ("HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhello", Reason::ClosedInBody),
+    ] {
+        let mut client = Client::new(config());
+        client.send_head(&get(), true).unwrap();
+        let mut input = answer.as_bytes();
+        while client.next(&mut input).unwrap().is_some() {}
+        assert_eq!(client.lost(), Some(ParseError { status: 502, reason }), "{answer}");
+        assert_eq!(client.close(), Some(Close::Now));
+        assert_eq!(client.lost(), None);
+    }
+    assert_eq!(Client::new(config()).lost(), None);
+}
+
+#[test]
 fn an_early_answer_while_the_request_is_sent() {
     let mut client = Client::new(config());
     client.send_head(&request("POST a/", &[("content-length", "10")]), false).unwrap();

@@ -217,6 +217,34 @@ fn row_06_large_heads() {
             assert!(seen.has(&format!("error {status} ")), "{piece} {} {seen:?}", &request[..40]);
         }
     }
+    // what is a byte too large, with and without an empty line before it, in pieces and whole
+    for blank in ["", "\r\n"] {
+        for excess in 0..4 {
+            let mut head = format!("{blank}GET / HTTP/1.1\r\nHost: a\r\nX: ");
+            let fill = 64 * 1024 + excess - (head.len() - blank.len()) - 4;
+            head.push_str(&big[..fill]);
+            head.push_str("\r\n\r\n");
+            for piece in [1 << 21, 1000, 7] {
+                let mut app = Application::new();
+                head.as_bytes().chunks(piece).for_each(|p| app.input(p));
+                let seen = app.finish();
+                assert_eq!(seen.requests(), usize::from(excess == 0), "{piece} {excess}");
+                assert_eq!(seen.has("error 431"), excess > 0);
+            }
+        }
+        for excess in 0..4 {
+            // a long method counts, too
+            let method = &big[..16 * 1024 + 48 + excess - "/ HTTP/1.1\r\n".len() - 1];
+            let head = format!("{blank}{method} / HTTP/1.1\r\nHost: a\r\n\r\n");
+            for piece in [1 << 21, 1000, 7] {
+                let mut app = Application::new();
+                head.as_bytes().chunks(piece).for_each(|p| app.input(p));
+                let seen = app.finish();
+                assert_eq!(seen.requests(), usize::from(excess == 0), "{piece} {excess} {seen:?}");
+                assert_eq!(seen.has("error 414"), excess > 0);
+            }
+        }
+    }
     // the limits themselves are allowed
     let fits = format!(
         "GET /{} HTTP/1.1\r\nHost: a\r\n{}X: {}\r\n\r\n",

@@ -48,12 +48,11 @@ fn a_websocket_through_both_codecs() {
     client.output().clear();
     client.send_data(b"GET", false).unwrap();
     assert_eq!(client.output(), b"GET");
-    // the end, one side after the other
+    // the client leaves: the application must learn it
     assert!(matches!(server.eof(), Ok(Some(Event::Data { data: b"", end: true }))));
+    assert_eq!(server.close(), None);
     client.send_data(b"", true).unwrap();
-    assert_eq!(client.close(), None);
-    assert!(matches!(client.eof(), Ok(Some(Event::Data { data: b"", end: true }))));
-    assert_eq!(client.close(), Some(Close::Now));
+    assert_eq!(client.close(), Some(Close::Linger));
     server.send_data(b"", true).unwrap();
     assert_eq!(server.close(), Some(Close::Now));
     assert!(!client.reusable());
@@ -73,6 +72,21 @@ fn row_09_early_data_waits_and_is_data() {
     server.send_head(&response(200, &[]), false).unwrap();
     let held = server.take_held().unwrap();
     assert_eq!(held, NEXT.as_bytes());
+}
+
+#[test]
+fn an_application_that_leaves_a_tunnel() {
+    let mut client = Client::new(config());
+    client.send_head(&connect(&[("sec-websocket-key", "k")]), false).unwrap();
+    client.next(&mut b"HTTP/1.1 101 x\r\nupgrade: websocket\r\n\r\n".as_slice()).unwrap();
+    assert!(matches!(client.eof(), Ok(Some(Event::Data { data: b"", end: true }))));
+    client.send_data(b"", true).unwrap();
+    assert_eq!(client.close(), Some(Close::Now));
+    let mut server = Server::new(config());
+    server.next(&mut WEBSOCKET.as_bytes()).unwrap();
+    server.send_head(&response(200, &[]), false).unwrap();
+    server.send_data(b"bye", true).unwrap();
+    assert_eq!(server.close(), Some(Close::Linger));
 }
 
 #[test]

@@ -317,6 +317,7 @@ impl Client {
                 self.sending = if upgrade.early_end { Sending::Complete } else { Sending::Tunnel };
             }
             self.receiving = Receiving::Tunnel;
+            self.settle();
             return Ok(Event::Response { head, end: false, upgraded: true });
         }
         if upgrade.is_some() {
@@ -376,6 +377,18 @@ impl Client {
         }
     }
 
+    /// The connection was lost (reset, timeout): what is the matter with the exchange, if there is one. Unlike after [`eof`](Self::eof) a body that ends with
+    /// the connection is not complete.
+    pub fn lost(&mut self) -> Option<ParseError> {
+        let error = match self.receiving {
+            Receiving::Body(_) | Receiving::Tunnel => Some(Reason::ClosedInBody.by_upstream()),
+            Receiving::Head => self.eof().err(),
+            _ => None,
+        };
+        self.shut(Close::Now);
+        error
+    }
+
     fn settle(&mut self) {
         match (self.receiving, self.sending) {
             (Receiving::Complete, Sending::Complete) if self.last => self.shut(Close::Now),
@@ -384,8 +397,8 @@ impl Client {
                 self.sending = Sending::Idle;
             }
             (Receiving::TunnelEnd, Sending::Complete) => self.shut(Close::Now),
-            // the application of a tunnel that we have ended may still talk, but nobody listens to half of a conversation for ever
-            (Receiving::Tunnel, Sending::Complete) | (Receiving::TunnelEnd, Sending::Tunnel) => {}
+            // half a tunnel is none: the application must learn that the client has gone
+            (Receiving::Tunnel, Sending::Complete) => self.shut(Close::Linger),
             _ => {}
         }
     }

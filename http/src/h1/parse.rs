@@ -73,6 +73,12 @@ pub(super) fn worth_it(partial: &[u8], before: usize) -> bool {
     before < 32 || partial[before..].contains(&b'\n')
 }
 
+/// A request head is also parsed again when its first line passes the limit.
+pub(super) fn line_limit_passed(partial: &[u8], before: usize, config: &Config) -> bool {
+    let limit = config.max_target + SLACK + 2; // an empty line may be before it
+    before < limit && partial.len() >= limit
+}
+
 type Fields<'b> = [MaybeUninit<Header<'b>>; MAX_FIELDS];
 
 /// A request head at the front of `d`; `None`: it is incomplete.
@@ -98,7 +104,8 @@ pub(super) fn request(d: &[u8], config: &Config) -> Result<Option<Request>, Reas
         return Err(Reason::RequestLine);
     };
     let fields = &*r.headers;
-    if target.len() > config.max_target {
+    // 12: spaces, version, CR LF; the same limit as for a line that has not ended yet
+    if target.len() > config.max_target || method.len() + target.len() + 12 > config.max_target + SLACK {
         return Err(Reason::TargetTooLong);
     }
     if len > config.max_head {

@@ -158,16 +158,21 @@ impl Server {
                     Ok(Some(self.begin(request)))
                 }
                 None => {
-                    parse::append(&mut self.partial, input, self.config.max_head);
+                    parse::append(&mut self.partial, input, self.config.max_head + 3);
                     *input = &[];
                     self.at_end()
                 }
             };
         }
         let before = self.partial.len();
-        let n = input.len().min(self.config.max_head + 1 - before);
-        parse::append(&mut self.partial, &input[..n], self.config.max_head);
-        if parse::worth_it(&self.partial, before) || self.partial.len() > self.config.max_target {
+        // an empty line may be before the head, and one byte more proves that it is too large
+        let most = self.config.max_head + 3;
+        let n = input.len().min(most - before);
+        parse::append(&mut self.partial, &input[..n], most);
+        if parse::worth_it(&self.partial, before)
+            || parse::line_limit_passed(&self.partial, before, &self.config)
+            || self.partial.len() == most
+        {
             let parsed = parse::request(&self.partial, &self.config).map_err(|r| self.fail(r))?;
             if let Some(request) = parsed {
                 *input = &input[request.len - before..];
@@ -241,7 +246,7 @@ impl Server {
         }
     }
 
-    /// The client has shut down its side. During a response that is a half-close: the answer is still sent. `Some`: the end of a tunnel's data.
+    /// The client has shut down its side (a connection that was lost, by a reset or a timeout, is [`abort`](Self::abort)ed instead). During a response that is a half-close: the answer is still sent. `Some`: the end of a tunnel's data.
     pub fn eof(&mut self) -> Result<Option<Event<'static>>, ParseError> {
         self.eof = true;
         if self.held.is_empty() { self.at_end() } else { Ok(None) }
