@@ -375,6 +375,14 @@ fn connection_removes_hop_by_hop_fields_and_nothing_that_others_rely_on() {
 }
 
 #[test]
+fn nominations_are_counted() {
+    let get = |options: String| format!("GET / HTTP/1.1\r\nHost: a\r\nConnection: close, {options}\r\n\r\n");
+    assert_eq!(serve(get("x,".repeat(32))).requests(), 1);
+    refused(get("x,".repeat(33)), 431);
+    refused(get("keep-alive,x\r\nConnection: y,".repeat(20)), 431);
+}
+
+#[test]
 fn bodies_that_nobody_expects_are_still_bodies() {
     for method in ["GET", "HEAD", "DELETE", "OPTIONS", "TRACE"] {
         let seen = serve(format!("{method} / HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n{NEXT}", NEXT.len()));

@@ -164,7 +164,7 @@ fn request_fields(
             Known::Host if host.replace(value).is_some() => return Err(Reason::HostDuplicate),
             Known::ContentLength => framing.length_of_request(value)?,
             Known::TransferEncoding => framing.coding(value)?,
-            Known::Connection => connection.add(value),
+            Known::Connection => connection.add(value)?,
             Known::Te => info.te_trailers |= syntax::list(value).any(|t| t.eq_ignore_ascii_case(b"trailers")),
             Known::Expect => info.expect_continue |= value.eq_ignore_ascii_case(b"100-continue"),
             Known::Upgrade => upgrade = upgrade.or(Some(value)),
@@ -320,7 +320,7 @@ fn response_fields(
         match head.add_any_case_if(f.name.as_bytes(), value, |known| kept(known, value, first_length)) {
             Known::ContentLength => framing.length_of_response(value)?,
             Known::TransferEncoding => framing.coding(value)?,
-            Known::Connection => connection.add(value),
+            Known::Connection => connection.add(value)?,
             Known::Upgrade => upgrade = Some(value),
             _ => {}
         }
@@ -526,25 +526,30 @@ struct ConnectionFields {
     keep_alive: bool,
     close: bool,
     upgrade: bool,
-    /// It names something else, too.
-    nominates: bool,
+    /// How many other things it names.
+    nominates: u8,
 }
 
+/// Each nominated name is compared with each field: 32 are more than anybody has hop-by-hop fields, 30,000 would be an attack on the CPU.
+const MAX_NOMINATED: u8 = 32;
+
 impl ConnectionFields {
-    fn add(&mut self, value: &[u8]) {
+    fn add(&mut self, value: &[u8]) -> Result<(), Reason> {
         for option in syntax::list(value) {
             match option.len() {
                 5 if option.eq_ignore_ascii_case(b"close") => self.close = true,
                 7 if option.eq_ignore_ascii_case(b"upgrade") => self.upgrade = true,
                 10 if option.eq_ignore_ascii_case(b"keep-alive") => self.keep_alive = true,
-                _ => self.nominates = true,
+                _ if self.nominates == MAX_NOMINATED => return Err(Reason::TooManyFields),
+                _ => self.nominates += 1,
             }
         }
+        Ok(())
     }
     /// Removes what `Connection` nominates (RFC 9110, 7.6.1), except fields that are meant for the recipient: nobody may make us drop the
     /// application's authentication, or the client address that somebody before us vouched for.
     fn remove_nominated(&self, head: &mut Head, fields: &[Header<'_>]) {
-        if !self.nominates {
+        if self.nominates == 0 {
             return;
         }
         let nominated = |name: &[u8]| {

@@ -2,8 +2,8 @@
 
 use std::cell::RefCell;
 
-/// 16 buffers: as many connections as are in the middle of something in one turn; the rest is given back to the allocator.
-const KEEP: usize = 16;
+/// 8 buffers: as many connections as are in the middle of something in one turn; with the largest ones that is 1 MiB for each thread. The rest is given back to the allocator.
+const KEEP: usize = 8;
 /// Larger ones are not kept: one burst must not pin memory.
 const KEEP_CAPACITY: usize = 128 * 1024;
 /// A response head with a small body fits without growing.
