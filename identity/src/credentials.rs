@@ -155,7 +155,7 @@ impl Credentials {
         }
         let version = bundle.version();
         Self::assemble(self.key.clone(), bundle, self.uid.clone(), self.clock.clone()).map_err(|e| match e {
-            CredentialsError::Leaf(refusal @ Refusal::UnknownIssuer) => {
+            CredentialsError::Leaf(refusal @ (Refusal::UnknownIssuer | Refusal::BadSignature)) => {
                 CredentialsError::BundleWithoutOwnRoot { version, refusal }
             }
             e => e,

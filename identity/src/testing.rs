@@ -26,7 +26,10 @@ pub struct TestMesh {
 fn authority(name: &str, depth: u8) -> CertificateParams {
     let mut p = CertificateParams::default();
     p.distinguished_name = DistinguishedName::new();
-    p.distinguished_name.push(DnType::CommonName, name);
+    // names of their own, as the CA gives them: two authorities of one name differ in their keys only
+    static MADE: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+    let number = MADE.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    p.distinguished_name.push(DnType::CommonName, format!("{name} {number}"));
     p.is_ca = IsCa::Ca(BasicConstraints::Constrained(depth));
     p.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     p.not_before = (SystemTime::now() - Duration::from_secs(86_400)).into();

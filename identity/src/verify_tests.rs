@@ -15,7 +15,11 @@ use std::{io, sync::LazyLock, time::Duration, time::SystemTime};
 type Chain = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
 
 /// Runs a handshake; the results of the client and of the server.
-fn handshake(client: Arc<ClientConfig>, name: &str, server: Arc<ServerConfig>) -> (Result<(), Error>, Result<(), Error>) {
+fn handshake(
+    client: Arc<ClientConfig>,
+    name: &str,
+    server: Arc<ServerConfig>,
+) -> (Result<(), Error>, Result<(), Error>) {
     let mut c = ClientConnection::new(client, server_name(name).unwrap()).unwrap();
     let mut s = ServerConnection::new(server).unwrap();
     let (mut client, mut server) = (Ok(()), Ok(()));
@@ -252,8 +256,7 @@ fn row_45_no_purpose_and_wrong_purpose() {
     let mut params = MESH.leaf_params("shop", "web");
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
     let us = MESH.credentials("shop", "cart", Some(UID));
-    let (_, at_server) =
-        handshake(odd_client(&MESH, MESH.leaf_from(&params)), UID, odd_requires(&us));
+    let (_, at_server) = handshake(odd_client(&MESH, MESH.leaf_from(&params)), UID, odd_requires(&us));
     at_server.unwrap();
 }
 fn odd_requires(us: &Credentials) -> Arc<ServerConfig> {
@@ -267,18 +270,25 @@ fn row_45_ca_certificate_as_leaf() {
 #[test]
 fn row_45_weak_or_odd_keys() {
     let params = MESH.leaf_params("shop", "web");
+    let us = MESH.credentials("shop", "cart", Some(UID));
     let rsa = || KeyPair::generate_rsa_for(&rcgen::PKCS_RSA_SHA256, rcgen::RsaKeySize::_2048).unwrap();
-    let der = rsa().serialize_der();
-    let r = present(|| MESH.leaf_with_key(&params, KeyPair::try_from(&der[..]).unwrap()));
-    assert_eq!(r, Refusal::WeakKey);
-    let p521 = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P521_SHA512).unwrap();
-    let (chain, key) = MESH.leaf_with_key(&params, p521);
-    let key = || PrivateKeyDer::clone_key(&key);
-    assert_eq!(present(|| (chain.clone(), key())), Refusal::WeakKey);
+    let p521 = || KeyPair::generate_for(&rcgen::PKCS_ECDSA_P521_SHA512).unwrap();
+    for key in [rsa(), p521()] {
+        let (chain, key) = MESH.leaf_with_key(&params, key);
+        let now = provider::now(&MESH.clock);
+        for role in [Role::Server, Role::Client] {
+            let r = verify(&MESH.bundle(), &provider::provider(), &chain[0], &chain[1..], now, role, &Expect::Member);
+            assert_eq!(r, Err(Refusal::WeakKey));
+        }
+        // such a peer finds no signature scheme that we accept, and ends the handshake before it shows its certificate
+        let client = us.mesh_client(&MESH.identity("shop", "web"), Alpn::MeshHttp).unwrap();
+        is_alert(handshake(client, UID, odd_server((chain.clone(), key.clone_key()))).0);
+        let (c, s) = handshake(odd_client(&MESH, (chain, key)), UID, us.mesh_server().unwrap());
+        assert!(s.is_err(), "the client says {c:?}");
+    }
     // and those that are fine
     for fine in [&rcgen::PKCS_ECDSA_P384_SHA384, &rcgen::PKCS_ED25519] {
         let (chain, key) = MESH.leaf_with_key(&params, KeyPair::generate_for(fine).unwrap());
-        let us = MESH.credentials("shop", "cart", Some(UID));
         let (c, s) = handshake(odd_client(&MESH, (chain, key)), UID, us.mesh_server().unwrap());
         (c.unwrap(), s.unwrap());
     }
@@ -347,7 +357,8 @@ fn row_46_long_chains_and_large_certificates_fail_fast() {
     );
     assert_eq!(r, Err(Refusal::ChainTooLong(101)));
     let mut params = MESH.leaf_params("shop", "web");
-    params.custom_extensions = vec![CustomExtension::from_oid_content(&[1, 3, 6, 1, 4, 1, 99999, 1], vec![0; 40 << 10])];
+    params.custom_extensions =
+        vec![CustomExtension::from_oid_content(&[1, 3, 6, 1, 4, 1, 99999, 1], vec![0; 40 << 10])];
     let large = MESH.leaf_from(&params);
     let r = present(|| (large.0.clone(), large.1.clone_key()));
     assert!(matches!(r, Refusal::ChainTooLarge(n) if n > 40 << 10), "{r:?}");
@@ -430,7 +441,8 @@ fn row_47_the_server_name_must_be_our_own() {
     is_alert(c);
     assert_eq!(HandshakeFailure::of_tls(&s.unwrap_err()).label(), "foreign_name");
     // no protocol in common
-    let (c, s) = handshake(client(Box::new(|c| c.alpn_protocols = vec![b"h2".to_vec()])), UID, b.mesh_server().unwrap());
+    let (c, s) =
+        handshake(client(Box::new(|c| c.alpn_protocols = vec![b"h2".to_vec()])), UID, b.mesh_server().unwrap());
     is_alert(c);
     assert!(matches!(HandshakeFailure::of_tls(&s.unwrap_err()), HandshakeFailure::Incompatible(_)));
 }
