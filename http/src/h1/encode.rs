@@ -55,7 +55,7 @@ impl Encoder {
         let start = out.len();
         out.extend_from_slice(b"0\r\n");
         for (known, name, value) in trailers.fields() {
-            if !super::parse::ignored_trailer(known, name) {
+            if !super::fields::ignored_trailer(known, name) {
                 line(out, name, value).inspect_err(|_| out.truncate(start))?;
             }
         }

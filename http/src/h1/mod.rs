@@ -30,13 +30,14 @@
 mod body;
 mod client;
 mod encode;
+mod fields;
 mod parse;
 mod server;
 pub mod spare;
 mod websocket;
 
 pub use client::Client;
-pub(crate) use parse::ignored_trailer;
+pub(crate) use fields::ignored_trailer;
 pub use server::Server;
 
 use crate::head::Head;

@@ -5,6 +5,7 @@
 //! `Transfer-Encoding`, any coding but `chunked`, any doubt about the host.
 
 use super::body::Framing;
+use super::fields::{ConnectionFields, FramingFields, forbidden_trailer, ignored_trailer};
 use super::{Config, MAX_FIELDS, ParseError, Reason, RequestInfo, UPGRADE_IGNORED, spare};
 use crate::head::{Head, Known, Pseudo, pool};
 use crate::syntax;
@@ -154,7 +155,7 @@ fn request_fields(
     let in_target = target_form(head, method, target)?;
 
     let mut framing = FramingFields::default();
-    let mut connection = ConnectionFields { keep_alive: !info.http10, ..Default::default() };
+    let mut connection = ConnectionFields::new(info.http10);
     let mut host: Option<&[u8]> = None;
     let mut upgrade: Option<&[u8]> = None;
     for f in fields {
@@ -312,7 +313,7 @@ fn response_fields(
     asked: Asked<'_>,
 ) -> Result<(Framing, bool, bool), Reason> {
     let mut framing = FramingFields::default();
-    let mut connection = ConnectionFields { keep_alive: !http10, ..Default::default() };
+    let mut connection = ConnectionFields::new(http10);
     let mut upgrade: Option<&[u8]> = None;
     for f in fields {
         let value = f.value;
@@ -388,69 +389,6 @@ pub(super) fn trailers(d: &[u8], config: &Config) -> Result<Option<(Option<Box<H
     Ok(Some((None, len)))
 }
 
-/// Framing, routing and the connection's own fields: whoever sends them as a trailer wants somebody to merge them into the head.
-fn forbidden_trailer(known: Known) -> Option<&'static str> {
-    Some(match known {
-        Known::Connection => "connection",
-        Known::ContentLength => "content-length",
-        Known::Host => "host",
-        Known::Http2Settings => "http2-settings",
-        Known::KeepAlive => "keep-alive",
-        Known::ProxyConnection => "proxy-connection",
-        Known::Te => "te",
-        Known::Trailer => "trailer",
-        Known::TransferEncoding => "transfer-encoding",
-        Known::Upgrade => "upgrade",
-        Known::WeftMeta => "weft-meta",
-        Known::WeftClient => "weft-client",
-        _ => return None,
-    })
-}
-
-/// Request modifiers, authentication, content and response control (RFC 9110, 6.5.1): not passed on, no harm meant.
-pub(crate) fn ignored_trailer(known: Known, name: &[u8]) -> bool {
-    known.hop_by_hop()
-        || matches!(
-            known,
-            Known::Authorization
-                | Known::ContentLength
-                | Known::ContentType
-                | Known::Cookie
-                | Known::Expect
-                | Known::Host
-                | Known::ProxyAuthorization
-                | Known::SetCookie
-                | Known::Te
-                | Known::Trailer
-        )
-        || matches!(
-            name,
-            b"content-encoding"
-                | b"content-range"
-                | b"cache-control"
-                | b"max-forwards"
-                | b"range"
-                | b"age"
-                | b"date"
-                | b"expires"
-                | b"location"
-                | b"retry-after"
-                | b"vary"
-                | b"warning"
-                | b"www-authenticate"
-                | b"proxy-authenticate"
-                | b"if-match"
-                | b"if-none-match"
-                | b"if-modified-since"
-                | b"if-unmodified-since"
-                | b"if-range"
-                | b"forwarded"
-                | b"x-request-id"
-        )
-        || name.starts_with(b"x-forwarded-")
-        || name.starts_with(b"weft-")
-}
-
 fn request_error(e: Error, d: &[u8], config: &Config) -> Reason {
     match e {
         Error::TooManyHeaders => Reason::TooManyFields,
@@ -483,108 +421,6 @@ fn line_ends(d: &[u8], len: usize, fields: &[Header<'_>]) -> Result<(), Reason> 
     } else {
         Err(Reason::LineEnd)
     }
-}
-
-/// `Content-Length` and `Transfer-Encoding` of one head.
-#[derive(Default)]
-struct FramingFields {
-    length: Option<u64>,
-    chunked: bool,
-}
-
-impl FramingFields {
-    /// A second one is refused even when equal: no honest client sends it, and lists (`5, 5`) are read differently everywhere.
-    fn length_of_request(&mut self, value: &[u8]) -> Result<(), Reason> {
-        let n = syntax::decimal(value).ok_or(Reason::ContentLength)?;
-        if self.length.replace(n).is_some() { Err(Reason::ContentLengthDuplicate) } else { Ok(()) }
-    }
-    /// Applications are less careful: equal ones become one (RFC 9112, 6.3).
-    fn length_of_response(&mut self, value: &[u8]) -> Result<(), Reason> {
-        let n = syntax::decimal(value).ok_or(Reason::ContentLength)?;
-        if self.length.replace(n).is_some_and(|o| o != n) { Err(Reason::ContentLengthDuplicate) } else { Ok(()) }
-    }
-    fn coding(&mut self, value: &[u8]) -> Result<(), Reason> {
-        if self.chunked || !value.eq_ignore_ascii_case(b"chunked") {
-            return Err(Reason::TransferEncoding);
-        }
-        self.chunked = true;
-        Ok(())
-    }
-    fn finish(self, http10: bool) -> Result<Option<Framing>, Reason> {
-        match self {
-            FramingFields { chunked: true, .. } if http10 => Err(Reason::CodingInHttp10),
-            FramingFields { chunked: true, length: Some(_) } => Err(Reason::LengthAndCoding),
-            FramingFields { chunked: true, length: None } => Ok(Some(Framing::Chunked)),
-            FramingFields { length, .. } => Ok(length.map(Framing::Length)),
-        }
-    }
-}
-
-/// The `Connection` fields of one head.
-#[derive(Default)]
-struct ConnectionFields {
-    keep_alive: bool,
-    close: bool,
-    upgrade: bool,
-    /// How many other things it names.
-    nominates: u8,
-}
-
-/// Each nominated name is compared with each field: 32 are more than anybody has hop-by-hop fields, 30,000 would be an attack on the CPU.
-const MAX_NOMINATED: u8 = 32;
-
-impl ConnectionFields {
-    fn add(&mut self, value: &[u8]) -> Result<(), Reason> {
-        for option in syntax::list(value) {
-            match option.len() {
-                5 if option.eq_ignore_ascii_case(b"close") => self.close = true,
-                7 if option.eq_ignore_ascii_case(b"upgrade") => self.upgrade = true,
-                10 if option.eq_ignore_ascii_case(b"keep-alive") => self.keep_alive = true,
-                _ if self.nominates == MAX_NOMINATED => return Err(Reason::TooManyFields),
-                _ => self.nominates += 1,
-            }
-        }
-        Ok(())
-    }
-    /// Removes what `Connection` nominates (RFC 9110, 7.6.1), except fields that are meant for the recipient: nobody may make us drop the
-    /// application's authentication, or the client address that somebody before us vouched for.
-    fn remove_nominated(&self, head: &mut Head, fields: &[Header<'_>]) {
-        if self.nominates == 0 {
-            return;
-        }
-        let nominated = |name: &[u8]| {
-            let connections = fields.iter().filter(|f| f.name.eq_ignore_ascii_case("connection"));
-            connections.flat_map(|f| syntax::list(f.value)).any(|option| option.eq_ignore_ascii_case(name))
-        };
-        head.remove_if(|known, name, _| !protected(known, name) && nominated(name));
-    }
-}
-
-/// Fields that `Connection` cannot take away.
-fn protected(known: Known, name: &[u8]) -> bool {
-    !matches!(known, Known::Other)
-        || matches!(
-            name,
-            b"accept"
-                | b"cache-control"
-                | b"date"
-                | b"etag"
-                | b"forwarded"
-                | b"last-modified"
-                | b"location"
-                | b"origin"
-                | b"range"
-                | b"referer"
-                | b"tracestate"
-                | b"vary"
-                | b"via"
-                | b"x-real-ip"
-        )
-        || name.starts_with(b"weft-")
-        || name.starts_with(b"x-forwarded-")
-        || name.starts_with(b"content-")
-        || name.starts_with(b"if-")
-        || name.starts_with(b"sec-")
 }
 
 /// `Content-Length` as we understood it.
