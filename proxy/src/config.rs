@@ -143,8 +143,9 @@ pub enum Credentials {
     Ca {
         /// `host:port`.
         address: String,
-        /// The identity that the CA's certificate must carry.
-        identity: WorkloadIdentity,
+        /// The identity that the CA's certificate must carry; absent: the mesh's own CA in the bundle's trust domain.
+        #[serde(default)]
+        identity: Option<WorkloadIdentity>,
         token: PathBuf,
         /// The first trust bundle (PEM), written by the injector.
         bundle: PathBuf,
@@ -170,8 +171,9 @@ pub enum Away {
 pub struct Controller {
     /// `host:port`.
     pub address: String,
-    /// The identity that the controller's certificate must carry.
-    pub identity: WorkloadIdentity,
+    /// The identity that the controller's certificate must carry; absent: the mesh's own controller in the bundle's trust domain.
+    #[serde(default)]
+    pub identity: Option<WorkloadIdentity>,
     #[serde(default)]
     pub away: Away,
 }

@@ -28,7 +28,7 @@ use std::{
 use tokio::sync::{mpsc, oneshot, watch};
 use weft_core::{endpoint::Endpoint, service::Target};
 use weft_discovery::{ClientSettings, DiscoveryClient};
-use weft_identity::CredentialCell;
+use weft_identity::{CredentialCell, controller_identity};
 
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -284,7 +284,12 @@ impl Run {
         let (discovery, stream) = match (&self.config.controller, &self.cell) {
             (Some(c), Some(cell)) => {
                 let pod = &self.config.pod;
-                let mut s = ClientSettings::new(vec![c.address.clone()], c.identity.clone(), &pod.uid, &pod.name);
+                let named = c.identity.clone().map_or_else(|| controller_identity(cell.bundle().trust_domain()), Ok);
+                let Ok(identity) = named.inspect_err(|error| tracing::error!(%error, "the bundle's trust domain"))
+                else {
+                    return;
+                };
+                let mut s = ClientSettings::new(vec![c.address.clone()], identity, &pod.uid, &pod.name);
                 s.namespace = pod.namespace.clone();
                 s.addresses = pod.ips.clone();
                 s.zone = pod.zone.clone();

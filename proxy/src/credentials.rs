@@ -68,7 +68,7 @@ pub fn open(c: &Credentials, pod: &Pod) -> Result<CredentialCell, Failure> {
     }
 }
 
-/// Keeps the credentials fresh. Never ends.
+/// Keeps the credentials fresh, for as long as the proxy runs.
 pub async fn keep(c: Credentials, pod: Pod, cell: CredentialCell) {
     match c {
         Credentials::Static { dir } => follow(&dir, &pod, &cell).await,
@@ -76,7 +76,10 @@ pub async fn keep(c: Credentials, pod: Pod, cell: CredentialCell) {
             if let Some(dir) = state {
                 tokio::spawn(persist(dir, cell.clone()));
             }
-            renew(&address, &identity, &token, &pod, &cell).await;
+            match identity.map_or_else(|| weft_identity::ca_identity(cell.bundle().trust_domain()), Ok) {
+                Ok(ca) => renew(&address, &ca, &token, &pod, &cell).await,
+                Err(error) => tracing::error!(%error, "the trust domain of the bundle cannot name a CA"),
+            }
         }
     }
 }
