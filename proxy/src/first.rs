@@ -8,8 +8,11 @@ use std::{future::poll_fn, task::Poll, time::Duration};
 use tokio::time::{Instant, timeout_at};
 use weft_identity::{ClientHello, Peek, peek};
 
-/// An undecided beginning (a slow request line) is waited for this long after its first byte; then it is bytes.
-pub const UNDECIDED: Duration = Duration::from_secs(1);
+/// An undecided beginning (half a request line) is waited for this long after its first byte; then it is bytes. A request line comes in one segment but
+/// for absurd lengths, while other protocols may begin with a few letters and wait for an answer.
+pub const UNDECIDED: Duration = Duration::from_millis(100);
+/// A ClientHello has begun, and its rest may come in several segments over a slow path.
+const HELLO: Duration = Duration::from_secs(5);
 /// More than this is not gathered: the longest ClientHello that is looked at.
 const GATHER_MAX: usize = weft_identity::hello::MAX_HELLO;
 
@@ -84,7 +87,7 @@ pub enum Gathered {
     Eof,
 }
 
-/// Reads until `judge` decides; waits `silence` for the first byte and `decide` for the rest.
+/// Reads until `judge` decides; waits `silence` for the first byte and `decide` for the rest (longer for the rest of a ClientHello).
 pub async fn gather(
     wire: &mut Wire,
     buf: &mut Vec<u8>,
@@ -100,7 +103,7 @@ pub async fn gather(
             Ok(Ok(Read::Eof)) => return Ok(Gathered::Eof),
             Ok(Ok(Read::Data(n))) => {
                 if buf.len() == n {
-                    deadline = Instant::now() + decide;
+                    deadline = Instant::now() + if buf[0] == 0x16 { HELLO } else { decide };
                 }
                 if let Some(kind) = judge(buf) {
                     return Ok(Gathered::Known(kind));

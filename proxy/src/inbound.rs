@@ -67,7 +67,7 @@ impl Inbound {
         let strict = w.view.inbound().tls == MeshTlsMode::Strict;
         let silence = ms(if strict { t.head } else { t.silence });
         let mut buf = Vec::new();
-        let kind = match first::gather(&mut wire, &mut buf, first::inbound, silence, ms(t.handshake)).await? {
+        let kind = match first::gather(&mut wire, &mut buf, first::inbound, silence, first::UNDECIDED).await? {
             Gathered::Known(kind) => kind,
             Gathered::Late => Kind::Other,
             Gathered::Silent | Gathered::Eof if strict => {

@@ -228,8 +228,8 @@ fn echo() -> SocketAddr {
 fn ping(at: SocketAddr) -> std::io::Result<()> {
     let mut s = TcpStream::connect(at)?;
     s.set_read_timeout(Some(LIMIT))?;
-    s.write_all(b"ping")?;
-    s.read_exact(&mut [0; 4])
+    s.write_all(b"\0ping")?;
+    s.read_exact(&mut [0; 5])
 }
 fn until(what: &str, mut holds: impl FnMut() -> bool) {
     let end = Instant::now() + LIMIT;
