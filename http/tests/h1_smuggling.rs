@@ -267,6 +267,19 @@ fn row_07_a_dripped_head_is_cheap() {
 }
 
 #[test]
+fn row_07_ten_thousand_slow_heads_are_cheap() {
+    let config = config();
+    let mut slow: Vec<_> = (0..10_000).map(|_| weft_http::h1::Server::new(config.clone())).collect();
+    for byte in b"GET / HTTP/1.1\r\nHost: a\r\nX: " {
+        for server in &mut slow {
+            assert!(matches!(server.next(&mut std::slice::from_ref(byte)), Ok(None)));
+        }
+    }
+    let memory: usize = slow.iter().map(|s| s.memory() + std::mem::size_of_val(s)).sum();
+    assert!(memory <= 10_000 * 800, "{memory} bytes");
+}
+
+#[test]
 fn row_10_hosts_and_targets() {
     let host = |h: &str| format!("GET / HTTP/1.1\r\n{h}\r\n");
     for h in [

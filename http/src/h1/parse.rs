@@ -60,7 +60,7 @@ impl Reason {
 
 /// Appends a piece of a head to the buffer of partial heads, whose memory grows to `max` (and one byte, which proves the excess) and no further.
 pub(super) fn append(partial: &mut Vec<u8>, piece: &[u8], max: usize) {
-    spare::ensure(partial);
+    spare::ensure_small(partial);
     let need = partial.len() + piece.len();
     if need > partial.capacity() {
         partial.reserve_exact((need * 2).min(max.max(need)) - partial.len());

@@ -212,7 +212,7 @@ impl Server {
         if self.held.len() + input.len() > HARD_HELD {
             return Err(self.fail(Reason::Pipelined));
         }
-        spare::ensure(&mut self.held);
+        spare::ensure_small(&mut self.held);
         self.held.extend_from_slice(input);
         *input = &[];
         Ok(None)

@@ -1,4 +1,5 @@
-//! A free list of byte buffers, one for each thread, so that connections own none while they are idle.
+//! Free lists of byte buffers, two for each thread, so that connections own none while they are idle: large ones for output, small ones for what
+//! waits for its rest (the head of a slow client, of which there may be 10,000).
 
 use std::cell::RefCell;
 
@@ -8,9 +9,14 @@ const KEEP: usize = 8;
 const KEEP_CAPACITY: usize = 128 * 1024;
 /// A response head with a small body fits without growing.
 const FRESH_CAPACITY: usize = 4096;
+/// The head of a request of curl or wrk fits; 10,000 of them are 5 MB.
+const SMALL_CAPACITY: usize = 512;
+
+type List = RefCell<Vec<Vec<u8>>>;
 
 thread_local! {
-    static SPARE: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
+    static SPARE: List = const { RefCell::new(Vec::new()) };
+    static SMALL: List = const { RefCell::new(Vec::new()) };
 }
 
 /// An empty buffer with some capacity.
@@ -20,15 +26,18 @@ pub fn take() -> Vec<u8> {
 
 /// Takes a buffer back; its content is dropped.
 pub fn give(mut buffer: Vec<u8>) {
-    if buffer.capacity() == 0 || buffer.capacity() > KEEP_CAPACITY {
-        return;
-    }
-    buffer.clear();
-    SPARE.with_borrow_mut(|s| {
-        if s.len() < KEEP {
-            s.push(buffer);
+    let capacity = buffer.capacity();
+    let keep = |list: &mut Vec<Vec<u8>>| {
+        if list.len() < KEEP {
+            buffer.clear();
+            list.push(buffer);
         }
-    });
+    };
+    match capacity {
+        SMALL_CAPACITY..FRESH_CAPACITY => SMALL.with_borrow_mut(keep),
+        FRESH_CAPACITY..=KEEP_CAPACITY => SPARE.with_borrow_mut(keep),
+        _ => {}
+    }
 }
 
 /// Makes sure that `buffer` has memory, from the list when it has none.
@@ -36,6 +45,14 @@ pub fn give(mut buffer: Vec<u8>) {
 pub(crate) fn ensure(buffer: &mut Vec<u8>) {
     if buffer.capacity() == 0 {
         *buffer = take();
+    }
+}
+
+/// The same, for bytes that wait and may be few.
+#[inline]
+pub(crate) fn ensure_small(buffer: &mut Vec<u8>) {
+    if buffer.capacity() == 0 {
+        *buffer = SMALL.with_borrow_mut(Vec::pop).unwrap_or_else(|| Vec::with_capacity(SMALL_CAPACITY));
     }
 }
 
