@@ -112,7 +112,12 @@ impl App {
             pod: self.name.clone(),
             method: head.method.to_string(),
             path: head.uri.path_and_query().map(ToString::to_string).unwrap_or_default(),
-            host: head.uri.authority().map(ToString::to_string).or_else(|| text(&head.headers, "host")).unwrap_or_default(),
+            host: head
+                .uri
+                .authority()
+                .map(ToString::to_string)
+                .or_else(|| text(&head.headers, "host"))
+                .unwrap_or_default(),
             version: format!("{:?}", head.version),
             headers: joined(&head.headers),
             body_bytes: 0,
@@ -174,7 +179,9 @@ fn joined(headers: &HeaderMap) -> BTreeMap<String, String> {
     let mut all = BTreeMap::new();
     for (n, v) in headers {
         let v = String::from_utf8_lossy(v.as_bytes());
-        all.entry(n.to_string()).and_modify(|old: &mut String| *old = format!("{old},{v}")).or_insert_with(|| v.into_owned());
+        all.entry(n.to_string())
+            .and_modify(|old: &mut String| *old = format!("{old},{v}"))
+            .or_insert_with(|| v.into_owned());
     }
     all
 }

@@ -3,11 +3,6 @@
 
 use weft_test_mesh::{Mesh, app::Reply, conformance::*};
 
-/// Asks until the answer is right, `times` in a row, within a bound: a freshly written route may still be on its way.
-async fn settled(mesh: &Mesh, name: &str) {
-    mesh.settled(name).await;
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn mesh_basic() {
     let mesh = Mesh::start(BASE).await;
@@ -18,7 +13,10 @@ async fn mesh_basic() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn mesh_http_route_simple_same_namespace() {
-    let mesh = Mesh::start(&[BASE, &route("mesh-simple", "echo", None, "- backendRefs: [{name: echo-v1, port: 80}]")].concat()).await;
+    let mesh = Mesh::start(
+        &[BASE, &route("mesh-simple", "echo", None, "- backendRefs: [{name: echo-v1, port: 80}]")].concat(),
+    )
+    .await;
     for _ in 0..20 {
         assert_eq!(mesh.pod("echo-v2").call("echo", 80).send().await.unwrap().pod(), "echo-v1");
     }
@@ -89,7 +87,8 @@ async fn mesh_http_route_request_header_modifier() {
         };
         let mesh = Mesh::start(&[BASE, &route("mesh-headers", "echo", None, &rules)].concat()).await;
         let call = mesh.pod("echo-v2").call("echo", 80);
-        let call = call.header("X-Set", "old").header("X-Add", "first").header("X-Remove", "gone").header("X-Other", "stays");
+        let call =
+            call.header("X-Set", "old").header("X-Add", "first").header("X-Remove", "gone").header("X-Other", "stays");
         let h = call.send().await.unwrap().seen().headers;
         assert_eq!(h["x-set"], "set-overwrites-values", "{place}");
         assert_eq!(h["x-add"], "first,add-appends-values", "{place}");
@@ -180,7 +179,8 @@ async fn mesh_grpc_route_request_header_modifier() {
   filters: [{type: RequestHeaderModifier, requestHeaderModifier: {remove: [X-Header-Remove]}}]
   backendRefs: [{name: echo-v1, port: 7070}]";
     let mesh = Mesh::start(&[BASE, &grpc_route("mesh-grpc-headers", "echo", Some(7070), rules)].concat()).await;
-    let call = |case: &str| mesh.pod("echo-v2").call("echo", 7070).grpc("/gateway.Echo/Echo").header("x-test-case", case);
+    let call =
+        |case: &str| mesh.pod("echo-v2").call("echo", 7070).grpc("/gateway.Echo/Echo").header("x-test-case", case);
     let h = call("set").header("x-header-set", "old").send().await.unwrap().seen().headers;
     assert_eq!(h["x-header-set"], "set-overwrites-values");
     let h = call("add").header("x-header-add", "this-value-should-be-appended").send().await.unwrap().seen().headers;
@@ -207,7 +207,8 @@ async fn mesh_traffic_split_and_named_rules() {
     assert_eq!(client.call("echo", 80).path("/v3").send().await.unwrap().status, 404);
 }
 
-const MARK: &str = "filters: [{type: ResponseHeaderModifier, responseHeaderModifier: {set: [{name: X-Header-Set, value: set}]}}]";
+const MARK: &str =
+    "filters: [{type: ResponseHeaderModifier, responseHeaderModifier: {set: [{name: X-Header-Set, value: set}]}}]";
 
 fn marked(name: &str, parent: &str, port: Option<u16>) -> String {
     route(name, parent, port, &format!("\n- {MARK}\n  backendRefs: [{{name: {parent}, port: 80}}]"))
@@ -235,9 +236,13 @@ async fn mesh_frontend_hostname_routes_by_address_never_by_host() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn mesh_ports_a_parent_port_narrows_and_none_means_all() {
-    let mesh = Mesh::start(&[BASE, &marked("one-port", "echo-v1", Some(80)), &marked("all-ports", "echo-v2", None)].concat()).await;
+    let mesh =
+        Mesh::start(&[BASE, &marked("one-port", "echo-v1", Some(80)), &marked("all-ports", "echo-v2", None)].concat())
+            .await;
     let client = mesh.pod("echo-v1");
-    for (service, port, set) in [("echo-v1", 80, true), ("echo-v1", 8080, false), ("echo-v2", 80, true), ("echo-v2", 8080, true)] {
+    for (service, port, set) in
+        [("echo-v1", 80, true), ("echo-v1", 8080, false), ("echo-v2", 80, true), ("echo-v2", 8080, true)]
+    {
         let a = client.call(service, port).send().await.unwrap();
         assert_eq!((a.status, a.header("x-header-set").is_some()), (200, set), "{service}:{port}");
     }
@@ -259,10 +264,15 @@ async fn mesh_consumer_route_applies_to_clients_of_its_namespace_only() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_consumer_route_replaces_the_producers_routes_for_its_namespace() {
     let producer = marked("producer", "echo-v1", None);
-    let consumer = route("consumer", "echo-v1", None, "\n- matches: [{path: {type: PathPrefix, value: /only}}]\n  backendRefs: [{name: echo-v1, port: 80}]")
-        .replace("namespace: gateway-conformance-mesh", "namespace: gateway-conformance-mesh-consumer")
-        .replace("kind: Service, name: echo-v1", "kind: Service, name: echo-v1, namespace: gateway-conformance-mesh")
-        .replace("{name: echo-v1, port: 80}", "{name: echo-v1, port: 80, namespace: gateway-conformance-mesh}");
+    let consumer = route(
+        "consumer",
+        "echo-v1",
+        None,
+        "\n- matches: [{path: {type: PathPrefix, value: /only}}]\n  backendRefs: [{name: echo-v1, port: 80}]",
+    )
+    .replace("namespace: gateway-conformance-mesh", "namespace: gateway-conformance-mesh-consumer")
+    .replace("kind: Service, name: echo-v1", "kind: Service, name: echo-v1, namespace: gateway-conformance-mesh")
+    .replace("{name: echo-v1, port: 80}", "{name: echo-v1, port: 80, namespace: gateway-conformance-mesh}");
     let mesh = Mesh::start(&[BASE, &producer, &consumer].concat()).await;
     let client = mesh.pod("consumer");
     assert_eq!(client.call("echo-v1", 80).path("/only").send().await.unwrap().header("x-header-set"), None);
@@ -288,7 +298,9 @@ async fn row_31_no_match_no_backend_missing_backend_and_zero_weights() {
   backendRefs: [{name: echo-v1, port: 80}, {name: nobody, port: 80}]";
     let mesh = Mesh::start(&[BASE, &route("mesh-failures", "echo", None, rules)].concat()).await;
     let client = mesh.pod("echo-v1");
-    for (path, status) in [("/no-rule", 404), ("/none", 500), ("/missing", 500), ("/zero", 500), ("/empty", 503), ("/kind", 500)] {
+    for (path, status) in
+        [("/no-rule", 404), ("/none", 500), ("/missing", 500), ("/zero", 500), ("/empty", 503), ("/kind", 500)]
+    {
         let a = client.call("echo", 80).path(path).send().await.unwrap();
         assert_eq!(a.status, status, "{path}: {:?}", a.headers);
         assert!(a.header("weft-error").is_some_and(|e| !e.is_empty()), "{path} says why: {:?}", a.headers);
@@ -326,14 +338,17 @@ async fn grpc_failures_are_grpc_statuses() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn row_34_listed_codes_are_retried_and_the_last_one_is_answered_when_tries_are_used_up() {
-    let rules = |attempts| format!("\n- retry: {{codes: [500, 503], attempts: {attempts}, backoff: 5ms}}\n  backendRefs: [{{name: echo-v1, port: 80}}]");
+    let rules = |attempts| {
+        format!(
+            "\n- retry: {{codes: [500, 503], attempts: {attempts}, backoff: 5ms}}\n  backendRefs: [{{name: echo-v1, port: 80}}]"
+        )
+    };
     for (attempts, failures, status, requests) in [(2, 2, 200, 3), (1, 2, 503, 2), (0, 1, 503, 1)] {
         let mesh = Mesh::builder()
             .yaml(&[BASE, &route("mesh-retry", "echo", None, &rules(attempts))].concat())
             .app("echo-v1", move |n, _| if n < failures { Reply::Status(503) } else { Reply::Echo })
             .start()
             .await;
-        settled(&mesh, "echo").await;
         let a = mesh.pod("echo-v2").call("echo", 80).send().await.unwrap();
         assert_eq!((a.status, mesh.app("echo-v1").requests()), (status, requests), "attempts {attempts}");
     }
@@ -358,7 +373,9 @@ async fn row_37_a_try_that_times_out_is_retried() {
     let rules = "\n- timeouts: {request: 5s, backendRequest: 100ms}\n  retry: {attempts: 2, backoff: 5ms}\n  backendRefs: [{name: echo-v1, port: 80}]";
     let mesh = Mesh::builder()
         .yaml(&[BASE, &route("mesh-timeout", "echo", None, rules)].concat())
-        .app("echo-v1", |n, _| if n == 0 { Reply::After(std::time::Duration::from_secs(2), Box::new(Reply::Echo)) } else { Reply::Echo })
+        .app("echo-v1", |n, _| {
+            if n == 0 { Reply::After(std::time::Duration::from_secs(2), Box::new(Reply::Echo)) } else { Reply::Echo }
+        })
         .start()
         .await;
     let a = mesh.pod("echo-v2").call("echo", 80).send().await.unwrap();
