@@ -90,7 +90,8 @@ pub enum Routes {
 #[derive(Clone, Default, Serialize, Deserialize)]
 #[serde(from = "Vec<Arc<Rule>>", into = "Vec<Arc<Rule>>")]
 pub struct HttpTable {
-    rules: Vec<Arc<Rule>>,
+    /// In their order. To change it, build another table: the index belongs to these.
+    pub rules: Vec<Arc<Rule>>,
     index: Arc<Index>,
 }
 impl fmt::Debug for HttpTable {
@@ -149,10 +150,6 @@ impl HttpTable {
         rules.sort_by(|a, b| a.route.precedence(&b.route).then(a.index.cmp(&b.index)));
         let index = Arc::new(Index::new(&rules));
         Self { rules, index }
-    }
-    /// The rules in their order.
-    pub fn rules(&self) -> &[Arc<Rule>] {
-        &self.rules
     }
     /// Whether these are rules of GRPCRoutes.
     pub fn is_grpc(&self) -> bool {
