@@ -104,3 +104,7 @@ impl Authenticator for LocalAuthenticator {
         })
     }
 }
+
+#[cfg(test)]
+#[path = "authenticate_tests.rs"]
+mod tests;

@@ -56,3 +56,7 @@ pub fn proven_key(csr: &[u8]) -> Result<ProvenKey, CsrError> {
     key.verify(request.signed, request.signature).map_err(|_| CsrError::Signature)?;
     Ok(ProvenKey { raw: request.public_key.to_vec(), algorithm })
 }
+
+#[cfg(test)]
+#[path = "csr_tests.rs"]
+mod tests;

@@ -165,3 +165,7 @@ impl Store for FileStore {
         Ok(bundle.write(&self.path(BUNDLE))?)
     }
 }
+
+#[cfg(test)]
+#[path = "store_tests.rs"]
+mod tests;

@@ -106,16 +106,10 @@ pub async fn sign(s: &RenewerSettings, address: &str, cell: &CredentialCell) -> 
     call.metadata_mut().insert("authorization", bearer);
     let mut client = CertificatesClient::new(channel);
     let answer = timeout(SIGN, client.sign(call)).await.map_err(|_| SignError::TimedOut)??.into_inner();
-    if let Some(bundle) = answer.bundle {
-        let bundle: Bundle =
-            bundle.try_into().map_err(|e: crate::wire::WireError| SignError::Answer(e.to_string().into()))?;
-        // a bundle that our present leaf does not fit is for the new leaf; an error here would be an error there
-        if let Err(e) = cell.install_bundle(Arc::new(bundle)) {
-            tracing::warn!(error = %e, "the CA's bundle");
-        }
-    }
+    let bundle = answer.bundle.map(Bundle::try_from).transpose();
+    let bundle = bundle.map_err(|e| SignError::Answer(e.to_string().into()))?.map(Arc::new);
     let chain: Vec<CertificateDer<'static>> = answer.chain.into_iter().map(Into::into).collect();
-    Ok(cell.install_leaf(request.into_key(), chain, s.uid.clone(), s.clock.clone())?)
+    Ok(cell.install(bundle, request.into_key(), chain, s.uid.clone(), s.clock.clone())?)
 }
 
 /// Keeps the certificate in `cell` fresh. Never ends; drop it to stop.

@@ -21,6 +21,9 @@ pub use resource::{Resource, ResourceName, Version};
 pub use server::{Change, Changes, DiscoveryServer, Peer, PeerStatus, Provider, ServerSettings};
 pub use trust::{Confirmations, FollowSettings};
 
+#[cfg(test)]
+mod stream_tests;
+
 /// Generated from `proto/weft/discovery/v1/discovery.proto`.
 #[allow(clippy::all, clippy::pedantic, missing_docs)]
 pub mod proto {

@@ -329,18 +329,42 @@ impl CredentialCell {
         uid: Option<Arc<str>>,
         clock: Clock,
     ) -> Result<Arc<Credentials>, CredentialsError> {
-        let made = Credentials::new(key, chain, self.bundle(), uid, clock)?;
+        self.install(None, key, chain, uid, clock)
+    }
+
+    /// Puts a new leaf and the bundle that came with it in place, both or neither; an older bundle than the one here is left out. For
+    /// those who were away for a whole rotation: neither would fit what they have.
+    pub fn install(
+        &self,
+        bundle: Option<Arc<Bundle>>,
+        key: PrivateKeyDer<'static>,
+        chain: Vec<CertificateDer<'static>>,
+        uid: Option<Arc<str>>,
+        clock: Clock,
+    ) -> Result<Arc<Credentials>, CredentialsError> {
+        let here = self.bundle();
+        let newest = match bundle {
+            Some(b) if b.trust_domain() != here.trust_domain() => {
+                return Err(CredentialsError::WrongTrustDomain {
+                    expected: here.trust_domain().into(),
+                    got: b.trust_domain().into(),
+                });
+            }
+            Some(b) if b.version() > here.version() => b,
+            _ => here,
+        };
+        let mut installed = Arc::new(Credentials::new(key, chain, newest, uid, clock)?);
         let mut result = Ok(());
-        let mut installed = Arc::new(made);
         self.0.send_if_modified(|c| {
             // a bundle that came while the leaf was checked wins
-            if c.bundle.version() != installed.bundle().version() {
+            if c.bundle.version() > installed.bundle().version() {
                 match installed.with_bundle(c.bundle.clone()) {
                     Ok(again) => installed = Arc::new(again),
                     Err(e) => result = Err(e),
                 }
             }
             if result.is_ok() {
+                c.bundle = installed.bundle().clone();
                 c.credentials = Some(installed.clone());
             }
             result.is_ok()

@@ -106,3 +106,20 @@ async fn the_first_certificate_is_waited_for() {
     cell.install_leaf(key, chain, None, m.clock.clone()).unwrap();
     assert_eq!(waiting.await.unwrap(), m.identity("shop", "cart"));
 }
+
+#[test]
+fn whoever_was_away_for_a_whole_rotation_comes_back() {
+    let (old, new) = (mesh(), mesh());
+    let cell = old.cell("shop", "cart", None);
+    let bundle = Arc::new(Bundle::new("mesh.test", 9, &[], vec![new.root.clone()]).unwrap());
+    cell.install_bundle(bundle.clone()).unwrap_err();
+    let (chain, key) = new.leaf("shop", "cart");
+    cell.install_leaf(key.clone_key(), chain.clone(), None, new.clock.clone()).unwrap_err();
+    assert_eq!(cell.bundle().version(), 1, "neither alone fits");
+    cell.install(Some(bundle), key, chain, None, new.clock.clone()).unwrap();
+    assert_eq!((cell.bundle().version(), cell.credentials().unwrap().bundle().version()), (9, 9));
+    // an older bundle beside a leaf is left out
+    let (chain, key) = new.leaf("shop", "cart");
+    cell.install(Some(old.bundle()), key, chain, None, new.clock.clone()).unwrap();
+    assert_eq!(cell.bundle().version(), 9);
+}

@@ -169,7 +169,7 @@ impl Ca {
             settings,
             stats: Stats::default(),
         });
-        ca.own_certificate()?;
+        ca.own_certificate(&ca.state(), None)?;
         Ok(ca)
     }
 
@@ -255,11 +255,10 @@ impl Ca {
             Ok(Some(live)) => {
                 let bundle = live.bundle.clone();
                 tracing::info!(revision = live.state.revision, bundle = bundle.version(), rotation = ?live.state.rotation, "CA state");
-                self.store.publish(&bundle)?;
                 // the own certificate first: whoever gets the new bundle may come back at once
-                self.cell.install_bundle(bundle)?;
+                self.own_certificate(&live.state, Some(bundle.clone()))?;
                 self.live.send_replace(live);
-                self.own_certificate()
+                Ok(self.store.publish(&bundle)?)
             }
             Ok(None) => Ok(()),
             Err(e) => {
@@ -298,14 +297,13 @@ impl Ca {
     }
 
     /// The certificate that the CA itself shows, of the oldest authority: even a pod that was created before a rotation trusts it.
-    fn own_certificate(&self) -> Result<(), CaError> {
-        let state = self.state();
-        let issuer = LeafIssuer::new(&state, state.oldest()?)?;
+    fn own_certificate(&self, state: &State, bundle: Option<Arc<Bundle>>) -> Result<(), CaError> {
+        let issuer = LeafIssuer::new(state, state.oldest()?)?;
         let request = KeyRequest::generate()?;
         let key = crate::csr::proven_key(request.csr()).map_err(|_| rcgen::Error::CouldNotParseKeyPair)?;
         let identity = ca_identity(&self.settings.trust_domain)?;
         let chain = issuer.sign(&identity, &key, provider::now(&self.clock), self.settings.leaf)?;
-        self.cell.install_leaf(request.into_key(), chain, None, self.clock.clone())?;
+        self.cell.install(bundle, request.into_key(), chain, None, self.clock.clone())?;
         Ok(())
     }
     fn own_is_old(&self) -> bool {
@@ -338,7 +336,7 @@ impl Ca {
             return; // told once, when it began
         }
         if self.own_is_old()
-            && let Err(e) = self.own_certificate()
+            && let Err(e) = self.own_certificate(&self.state(), None)
         {
             tracing::error!(error = %e, "own certificate not renewed");
         }

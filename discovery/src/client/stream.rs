@@ -73,7 +73,7 @@ pub(super) async fn run(shared: Arc<Shared>, cell: CredentialCell) {
                 if was_up || welcomed || failures == 0 {
                     tracing::warn!(controller = %address, error = %e, "discovery stream lost");
                 }
-                shared.connected.send_replace(false);
+                shared.connected.send_if_modified(|up| std::mem::replace(up, false));
             }
         }
         turn = turn.wrapping_add(1);
@@ -123,7 +123,7 @@ async fn session(
 
     let all = shared.lock().restate();
     let mut pending: std::collections::VecDeque<ProxyMessage> = subscriptions(all).collect();
-    shared.connected.send_replace(true);
+    shared.connected.send_if_modified(|up| !std::mem::replace(up, true));
     let mut sweep = tokio::time::interval(SWEEP.min(s.idle / 2).max(Duration::from_millis(1)));
     sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
