@@ -360,7 +360,9 @@ proptest! {
         if weft_http::translate::request_from_h2(&mut head).is_ok() {
             let length = head.get(b"content-length").map(|l| weft_http::syntax::decimal(l).unwrap());
             // without an authority `Host` is empty, as RFC 9112, 3.2 wants it and our server does not
-            prop_assume!(length.is_none_or(|l| l < 100) && !head.authority().is_empty());
+            if length.is_some_and(|l| l >= 100) || head.authority().is_empty() {
+                return Ok(());
+            }
             let mut client = Client::new(config());
             prop_assert_eq!(client.send_head(&head, false), Ok(()), "{}", head_text(&head));
             let body = vec![b'z'; length.unwrap_or(3) as usize];

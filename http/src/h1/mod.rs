@@ -21,6 +21,8 @@
 //!                }
 //! ```
 //!
+//! The second loop also runs after the last `send_*` of a response, since that is when an exchange ends.
+//!
 //! Both versions of HTTP meet in [`Head`]: names in lower case, `Host` only as [`Pseudo::Authority`](crate::head::Pseudo), no hop-by-hop fields. A request with `Upgrade` becomes
 //! an extended CONNECT (RFC 8441) and its answer a 200; the codecs translate at both ends (see `translate`). Framing is never forwarded: `Content-Length`
 //! and `Transfer-Encoding` are parsed, refused when they leave any doubt, and written anew.
