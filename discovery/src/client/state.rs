@@ -375,7 +375,7 @@ fn backends(port: &ServicePort) -> Vec<ResourceName> {
     match &port.routes {
         Routes::None => {}
         Routes::Http(table) => {
-            for rule in table.rules() {
+            for rule in &table.rules {
                 filters(&mut all, &rule.filters);
                 weighted(&mut all, &rule.backends);
             }

@@ -130,7 +130,7 @@ impl From<&ServicePort> for proto::ServicePort {
         let routes = match &s.routes {
             Routes::None => None,
             Routes::Http(t) => {
-                let rules = t.rules().iter().map(|r| (&**r).into()).collect();
+                let rules = t.rules.iter().map(|r| (&**r).into()).collect();
                 Some(service_port::Routes::Http(proto::HttpRoutes { rules }))
             }
             Routes::Stream(t) => {
