@@ -1,13 +1,28 @@
 //! The control plane's brain: objects in, what each proxy may know out.
 //!
 //! ```text
-//! Source (folder | cluster) -> Index (typed objects, who refers to whom) -> compile (pure, memoised) -> serve (discovery)
+//! Source (folder | cluster) -> Index (typed objects, who refers to whom) -> compile (pure, memoised in World) -> serve (discovery)
 //!                                         \-> statuses, check, explain: the same functions, other readers
 //! ```
 //!
 //! The index applies an update and says what it touched; only that is compiled again, when somebody asks for it. Everything that
 //! decides is a pure function of the index, so `check` and `explain` on a folder say what the running mesh does.
 
+pub mod attach;
+pub mod compile;
+pub mod convert;
+pub mod facts;
 pub mod finding;
+pub mod index;
 pub mod object;
+pub mod refs;
+pub mod run;
+pub mod serve;
 pub mod source;
+pub mod status;
+pub mod world;
+
+pub use finding::{Finding, Severity};
+pub use index::{Index, Mesh};
+pub use source::folder::Folder;
+pub use world::World;

@@ -170,6 +170,15 @@ impl Folder {
     }
 }
 
+/// The objects of one text, as if it were a file of this name.
+pub fn read_text(name: &str, text: &str) -> Update {
+    let mut folder = Folder::new([""]);
+    let mut file = File::default();
+    parse(&mut file, &name.into(), text);
+    folder.files.insert(name.into(), file);
+    folder.difference(Vec::new())
+}
+
 /// Marks a file as gone; true once it has been so for [`GRACE`].
 fn expired(file: &mut File, now: Instant) -> bool {
     now.duration_since(*file.gone.get_or_insert(now)) >= GRACE

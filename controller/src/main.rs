@@ -1,0 +1,93 @@
+//! `weft-controller`: serves what a folder of objects says to the proxies of the mesh.
+
+use anyhow::Context as _;
+use clap::{Args, Parser, Subcommand};
+use std::{io::IsTerminal as _, net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
+use weft_controller::{
+    Folder, Mesh,
+    run::{self, CaSettings, Settings},
+};
+use weft_discovery::certificates::TokenSource;
+
+#[derive(Parser)]
+#[command(
+    name = "weft-controller",
+    version,
+    about = "Serves routes, endpoints and policies to the proxies of the mesh"
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serve the objects of a folder
+    Serve(Serve),
+}
+
+#[derive(Args)]
+struct Serve {
+    /// Folder of Kubernetes objects in YAML, watched; may be given more than once
+    #[arg(long, required = true)]
+    folder: Vec<PathBuf>,
+    /// Address for proxies
+    #[arg(long, default_value = "0.0.0.0:15012")]
+    listen: SocketAddr,
+    /// The mesh's trust domain
+    #[arg(long, default_value = "cluster.local")]
+    trust_domain: String,
+    /// Address of a CA, host:port; may be given more than once
+    #[arg(long, required = true)]
+    ca: Vec<String>,
+    /// File with the token that proves to the CA who this is
+    #[arg(long)]
+    token: PathBuf,
+    /// File with the trust bundle to begin with
+    #[arg(long)]
+    bundle: PathBuf,
+    /// Name of this replica
+    #[arg(long, env = "HOSTNAME", default_value = "weft-controller")]
+    replica: String,
+    /// Write the log as JSON
+    #[arg(long)]
+    log_json: bool,
+}
+
+fn main() -> ExitCode {
+    let Command::Serve(args) = Cli::parse().command;
+    match serve(args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("weft-controller: {e:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn serve(args: Serve) -> anyhow::Result<()> {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match args.log_json {
+        true => log.json().init(),
+        false => log.with_ansi(std::io::stderr().is_terminal()).init(),
+    }
+    // two threads: one reads and compiles while the other serves
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    runtime.block_on(async {
+        let stop = CancellationToken::new();
+        let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
+        let signalled = stop.clone();
+        tokio::spawn(async move {
+            tokio::select! { _ = terminate.recv() => {}, _ = tokio::signal::ctrl_c() => {} }
+            signalled.cancel();
+        });
+        let mesh = Mesh { trust_domain: Arc::from(args.trust_domain), ..Mesh::default() };
+        let ca = CaSettings { addresses: args.ca, token: TokenSource::File(args.token), bundle: args.bundle };
+        let settings = Settings { mesh, listen: args.listen, ca, replica: args.replica };
+        run::run(settings, Folder::new(args.folder), stop).await
+    })
+}

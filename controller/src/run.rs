@@ -1,0 +1,131 @@
+//! The controller as a process: source, world, discovery server, own certificate, trust. Also started in process by tests and the demo.
+
+use crate::{finding::Severity, index::Mesh, serve::Serving, source::Source, status, world::World};
+use anyhow::Context as _;
+use std::{net::SocketAddr, path::PathBuf, sync::Arc};
+use tokio::{net::TcpListener, sync::watch};
+use tokio_util::sync::CancellationToken;
+use weft_discovery::{
+    Change, DiscoveryServer, ServerSettings,
+    certificates::{self, RenewerSettings, TokenSource},
+    trust::{self, FollowSettings},
+};
+use weft_identity::{Bundle, CredentialCell};
+
+/// Where the controller gets its certificate and the news of the bundle.
+#[derive(Clone, Debug)]
+pub struct CaSettings {
+    /// `host:port`, tried in turn.
+    pub addresses: Vec<String>,
+    pub token: TokenSource,
+    /// The first bundle.
+    pub bundle: PathBuf,
+}
+
+#[derive(Clone, Debug)]
+pub struct Settings {
+    pub mesh: Mesh,
+    pub listen: SocketAddr,
+    pub ca: CaSettings,
+    /// Names this replica.
+    pub replica: String,
+}
+
+/// Runs until `stop`. Errors: what keeps it from starting.
+pub async fn run(settings: Settings, source: impl Source, stop: CancellationToken) -> anyhow::Result<()> {
+    let bundle = Bundle::read(&settings.ca.bundle, Some(&settings.mesh.trust_domain))?;
+    let cell = CredentialCell::new(Arc::new(bundle));
+    let listener =
+        TcpListener::bind(settings.listen).await.with_context(|| format!("cannot listen on {}", settings.listen))?;
+    let world = World::new(settings.mesh.clone());
+    let ca_identity = weft_identity::ca_identity(&settings.mesh.trust_domain)?;
+    let renewer =
+        RenewerSettings::new(settings.ca.addresses.clone(), ca_identity.clone(), settings.ca.token.clone(), None);
+    let server = DiscoveryServer::new(Arc::new(Serving::new(world.clone(), cell.clone())), ServerSettings::default());
+    let (expected, expect) = watch::channel(0);
+    let follow = FollowSettings {
+        cas: settings.ca.addresses.clone(),
+        ca_identity,
+        reporter: settings.replica.clone(),
+        expected: expect,
+        confirmations: server.confirmations(),
+    };
+    let mut background = tokio::task::JoinSet::new();
+    background.spawn(certificates::renew(renewer, cell.clone()));
+    background.spawn(trust::follow(follow, cell.clone()));
+    background.spawn(announce_bundle(world.clone(), cell.clone()));
+    background.spawn(report(world.clone(), expected));
+    let reading = world.follow(source, stop.clone());
+    let serving = async {
+        // an index that is half full would call a Service "outside"
+        let mut complete = world.complete();
+        if complete.wait_for(|c| *c).await.is_ok() {
+            tracing::info!(listen = %settings.listen, "serving discovery");
+            server.serve(listener, cell, stop.clone()).await;
+        }
+    };
+    tokio::select! {
+        r = reading => r,
+        () = serving => Ok(()),
+    }
+}
+
+/// Tells proxies of every new bundle.
+async fn announce_bundle(world: Arc<World>, cell: CredentialCell) {
+    let mut changes = cell.subscribe();
+    let mut version = cell.bundle().version();
+    while changes.changed().await.is_ok() {
+        let now = changes.borrow_and_update().bundle.version();
+        if now != version {
+            version = now;
+            world.announce(Change::Bundle);
+        }
+    }
+}
+
+/// Says in the log what is wrong with files and routes whenever that changes, and counts the meshed workloads.
+async fn report(world: Arc<World>, expected: watch::Sender<u32>) {
+    let (mut changes, mut findings) = (world.changes(), world.findings());
+    let mut said = std::collections::BTreeSet::new();
+    loop {
+        let meshed = world.with_index(|i| i.pods().filter(|p| i.meshed(p) && !p.absent).count());
+        expected.send_if_modified(|e| std::mem::replace(e, meshed as u32) != meshed as u32);
+        let mut now = std::collections::BTreeSet::new();
+        for f in findings.borrow_and_update().iter() {
+            now.insert((f.severity, f.to_string()));
+        }
+        for route in world.reports() {
+            for parent in &route.parents {
+                for c in parent.conditions.iter().filter(|c| status::is_bad(c)) {
+                    let line = format!(
+                        "{} on {}: {}={} {}: {}",
+                        route.route, parent.parent, c.kind, c.status, c.reason, c.message
+                    );
+                    now.insert((Severity::Warning, line));
+                }
+            }
+        }
+        for (severity, line) in now.difference(&said) {
+            match severity {
+                Severity::Error => tracing::error!("{line}"),
+                Severity::Warning => tracing::warn!("{line}"),
+                Severity::Info => tracing::info!("{line}"),
+            }
+        }
+        said = now;
+        tokio::select! {
+            c = changes.recv() => match c {
+                Err(tokio::sync::broadcast::error::RecvError::Closed) => return,
+                _ => {
+                    // statuses wait for the burst to end: traffic does not wait for them
+                    tokio::time::sleep(REPORT).await;
+                    while changes.try_recv().is_ok() {}
+                }
+            },
+            f = findings.changed() => if f.is_err() { return },
+        }
+    }
+}
+
+/// How long statuses wait for further changes.
+const REPORT: std::time::Duration = std::time::Duration::from_millis(200);
