@@ -40,7 +40,20 @@ fn bad_request(reason: &'static str) -> Refused {
     Refused { status: 400, reason }
 }
 
-/// Checks and completes a request that came over HTTP/2: `Host` becomes the authority, which is normalised; nothing stays that HTTP/1 would read differently.
+/// Whether a request is one that we serve at all: no forward proxying, no other schemes. What `h2` has parsed needs no more than this, since its rules for heads
+/// are those of [`request_from_h2`].
+pub fn offered(head: &Head) -> Result<(), Refused> {
+    if head.method() == b"CONNECT" && head.pseudo(Pseudo::Protocol).is_none() {
+        return Err(Refused { status: 501, reason: "CONNECT is not offered" });
+    }
+    match head.pseudo(Pseudo::Scheme) {
+        Some(s) if s.eq_ignore_ascii_case(b"http") || s.eq_ignore_ascii_case(b"https") => Ok(()),
+        _ => Err(bad_request(":scheme is not http or https")),
+    }
+}
+
+/// Checks and completes a request in HTTP/2's form, wherever it comes from: `Host` becomes the authority, which is normalised; nothing stays that HTTP/1 would read
+/// differently. One scan over all fields.
 pub fn request_from_h2(head: &mut Head) -> Result<(), Refused> {
     if !syntax::is_token(head.method()) {
         return Err(bad_request("method is not a token"));

@@ -68,6 +68,7 @@ fn row_25_downgrade_refuses_what_http_1_would_read_differently() {
     ] {
         assert_eq!(request_from_h2(&mut head(&[], fields)).map_err(|r| r.status), Err(400), "{fields:?}");
     }
+    assert_eq!(offered(&head(&[(Pseudo::Scheme, "HTTPS")], &[])), Ok(()));
     let plain_connect = request_from_h2(&mut head(&[(Pseudo::Method, "CONNECT")], &[]));
     assert_eq!(plain_connect.map_err(|r| r.status), Err(501));
 }

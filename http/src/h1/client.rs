@@ -109,7 +109,7 @@ impl Client {
             return Err(SendError::Field);
         }
         match protocol {
-            Some(p) if method != b"CONNECT" || path == b"*" || !p.split(|b| *b == b'/').all(syntax::is_token) => {
+            Some(p) if method != b"CONNECT" || path == b"*" || !syntax::is_token(p) => {
                 return Err(SendError::Field);
             }
             Some(_) => method = b"GET",

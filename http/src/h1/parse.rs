@@ -215,10 +215,10 @@ fn request_fields(
 }
 
 /// `Upgrade` is an offer that may be ignored (RFC 9110, 7.8), and is when it offers another version of HTTP or TLS: those are ours to choose, not the application's.
+/// A protocol with a version (`SPDY/3.1`) has no name in HTTP/2 (RFC 8441, 4) and is ignored, too.
 fn upgradable(protocol: &[u8]) -> bool {
-    let name = protocol.split(|b| *b == b'/').next().unwrap_or_default();
-    let ours = [&b"h2c"[..], b"h2", b"http", b"tls"].iter().any(|p| name.eq_ignore_ascii_case(p));
-    !ours && protocol.len() <= 64 && protocol.split(|b| *b == b'/').all(syntax::is_token)
+    let ours = [&b"h2c"[..], b"h2", b"http", b"tls"].iter().any(|p| protocol.eq_ignore_ascii_case(p));
+    !ours && protocol.len() <= 64 && syntax::is_token(protocol)
 }
 
 /// Which fields go into a [`Head`] as they are. A length stays in its place when it is the first and is written as we would write it.
