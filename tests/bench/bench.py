@@ -14,7 +14,9 @@ import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, HERE)
+import goals  # noqa: E402
 import peers as P  # noqa: E402
+import weft  # noqa: E402
 
 PREFIX = os.environ.get("WEFTBENCH_NS", "wb")          # at most 4 letters; lets two runs coexist
 CLI, SRV_NS = PREFIX + "-cli", PREFIX + "-srv"
@@ -67,14 +69,14 @@ def net_down():
 
 def net_up():
     net_down()
-    sh(f"ip link add {PREFIX}-br type bridge && ip link set {PREFIX}-br up")
+    sh(f"ip link add {PREFIX}-br type bridge && ip addr add {weft.NODE}/24 dev {PREFIX}-br && ip link set {PREFIX}-br up")
     for ns, ip in ((CLI, "10.77.0.1"), (SRV_NS, P.SRV)):
         v = ns.replace("-", "v")
         sh(f"""ip netns add {ns}
 ip link add {v} type veth peer name eth0 netns {ns}
 ip link set {v} master {PREFIX}-br up
 ip -n {ns} addr add {ip}/24 dev eth0; ip -n {ns} link set eth0 up; ip -n {ns} link set lo up; ip -n {ns} route add default dev eth0
-nsenter --net=/run/netns/{ns} sysctl -qw net.ipv4.ip_local_port_range='1024 65535' net.ipv4.tcp_tw_reuse=1 net.core.somaxconn=4096 net.ipv4.ip_local_reserved_ports=4140-4200,5201,8080-8099,15000-15060""")
+nsenter --net=/run/netns/{ns} sysctl -qw net.ipv4.ip_local_port_range='1024 65535' net.ipv4.tcp_tw_reuse=1 net.core.somaxconn=4096 net.ipv4.ip_local_reserved_ports=4140-4200,5201,8080-8099,8190-8199,15000-15060""")
 
 
 def redirect(peer, pair):
@@ -85,7 +87,8 @@ def redirect(peer, pair):
     if not peer.out_ports:  # what kube-proxy does where nobody captures
         sh(f"nsenter --net=/run/netns/{CLI} iptables -t nat -A OUTPUT -p tcp -d {P.VIP} -j DNAT --to-destination {P.SRV}")
     for app, port in peer.out_ports.items():
-        sh(f"nsenter --net=/run/netns/{CLI} iptables -t nat -A OUTPUT -p tcp -d {P.VIP} --dport {app} {ex} -j REDIRECT --to-ports {port}")
+        # the Service's own address; "many" and "many-h2" lie beside it
+        sh(f"nsenter --net=/run/netns/{CLI} iptables -t nat -A OUTPUT -p tcp -d {P.VIP}/29 --dport {app} {ex} -j REDIRECT --to-ports {port}")
     for app, port in (peer.in_ports.items() if pair else ()):
         sh(f"nsenter --net=/run/netns/{SRV_NS} iptables -t nat -A PREROUTING -i eth0 -p tcp --dport {app} -j REDIRECT --to-ports {port}")
     for ns in (CLI, SRV_NS):
@@ -175,12 +178,12 @@ events {{ worker_connections 20000; }}
 http {{ access_log off; sendfile on; tcp_nopush on; tcp_nodelay on; default_type application/octet-stream;
   open_file_cache max=100 inactive=1h; keepalive_requests 1000000000; keepalive_timeout 600s;
   client_body_temp_path {d}/b; proxy_temp_path {d}/p; fastcgi_temp_path {d}/f; uwsgi_temp_path {d}/u; scgi_temp_path {d}/s;
-{server(P.H1)}{server(P.TCPH)}
+{server(P.H1)}{server(P.TCPH)}{"".join(server(p) for p in weft.EIGHT)}
 }}
 """)
+    nghttpd = lambda port: Proc(in_ns(SRV_NS, ["nghttpd", "--no-tls", "-n1", "-m", "1024", "--trailer", "grpc-status: 0", "-d", d + "/www", str(port)], LOAD_CPU))
     return [Proc(in_ns(SRV_NS, ["nginx", "-c", d + "/nginx.conf", "-e", d + "/err"], LOAD_CPU), log=d + "/log"),
-            Proc(in_ns(SRV_NS, ["nghttpd", "--no-tls", "-n1", "-m", "1024", "--trailer", "grpc-status: 0",
-                                "-d", d + "/www", str(P.H2)], LOAD_CPU)),
+            nghttpd(P.H2), *(nghttpd(p) for p in weft.EIGHT_H2),
             Proc(in_ns(SRV_NS, ["iperf3", "-s", "-p", str(P.BULK)], LOAD_CPU))]
 
 
@@ -257,12 +260,12 @@ def client(argv, timeout=60, fifo=False):
     return r.stdout
 
 
-def url(port, path):
-    return f"http://{P.VIP}:{port}{path}"
+def url(port, path, host=P.VIP):
+    return f"http://{host}:{port}{path}"
 
 
-def wrk(port, path, conns, secs, close=False):
-    argv = ["wrk", "-t1", f"-c{conns}", f"-d{secs}s"] + (["-H", "Connection: close"] if close else []) + [url(port, path)]
+def wrk(port, path, conns, secs, close=False, host=P.VIP):
+    argv = ["wrk", "-t1", f"-c{conns}", f"-d{secs}s"] + (["-H", "Connection: close"] if close else []) + [url(port, path, host)]
     out = client(argv)
     n = int(re.search(r"(\d+) requests in", out).group(1))
     rate = float(re.search(r"Requests/sec:\s+([\d.]+)", out).group(1))
@@ -271,12 +274,12 @@ def wrk(port, path, conns, secs, close=False):
     return {"n": n, "rps": rate, "bad": int(bad.group(1)) if bad else 0, "err": err.group(1) if err else ""}
 
 
-def h2load(ctx, secs):
+def h2load(ctx, secs, host=P.VIP):
     body = ctx.work + "/body"
     if not os.path.exists(body):
         with open(body, "w") as f:
             f.write("z" * 128)
-    out = client(["h2load", "-t1", "-c8", "-m16", f"-D{secs}", "-d", body, url(P.H2, "/grpc")])
+    out = client(["h2load", "-t1", "-c8", "-m16", f"-D{secs}", "-d", body, url(P.H2, "/grpc", host)])
     m = re.search(r"requests: (\d+) total, \d+ started, (\d+) done, (\d+) succeeded, (\d+) failed", out)
     rate = float(re.search(r"finished in [^,]+, ([\d.]+) req/s", out).group(1))
     return {"n": int(m.group(2)), "rps": rate, "bad": int(m.group(4)), "err": ""}
@@ -310,6 +313,8 @@ def cases(ctx, a):
         "lat_h1_1k": ("h1", lambda: oha(ctx, P.H1, "/1k", a.rate, 32, s + 6)),
         "newconn_h1": ("h1", lambda: wrk(P.H1, "/1k", 16, s, close=True)),
         "sat_h2": ("h2", lambda: h2load(ctx, s)),
+        "sat_h1_many": ("many", lambda: wrk(P.H1, "/1k", 32, s, host=P.MANY)),
+        "sat_h2_many": ("many", lambda: h2load(ctx, s, host=P.MANY_H2)),
         "lat_h2": ("h2", lambda: oha(ctx, P.H2, "/grpc", a.rate, 8, s + 6, h2=True)),
         "newconn_mtls": ("tcp", lambda: wrk(P.TCPH, "/1k", 16, s, close=True)),
         "bulk_up": ("tcp", lambda: bulk(s, False)),
@@ -364,10 +369,15 @@ class Run:
             raise RuntimeError("no answer within 20 s")
         return out, (float(line) - t0) * 1e3
 
+    def on_node(self, argv, log):
+        """A program of a control plane: on the load CPU, outside the pods."""
+        return Proc(["nice", "-n", NICE, "taskset", "-c", LOAD_CPU] + argv, log=log)
+
     def one(self, rnd, peer, mode):
         side = {}
         redirect(peer, mode == "pair")
         try:
+            peer.prepare(self.on_node)
             if peer.name != "none":
                 if mode == "pair":
                     side["in"] = self.start(peer, "in", mode)
@@ -419,12 +429,14 @@ class Run:
         finally:
             for p in side.values():
                 p.stop()
+            peer.cleanup()
 
     def syscalls(self, peer, port, path, h2):
         """System calls per request of each sidecar (strace -c) at the fixed rate, then where its CPU goes (perf)."""
         side = {}
         redirect(peer, True)
         try:
+            peer.prepare(self.on_node)
             side["in"] = self.start(peer, "in", "pair")
             time.sleep(2)
             side["out"], _ = self.start_timed(peer, "pair")
@@ -476,6 +488,7 @@ class Run:
         finally:
             for p in side.values():
                 p.stop()
+            peer.cleanup()
 
     def go(self, peers):
         certs(self.ctx)
@@ -526,6 +539,7 @@ COLUMNS = [
     ("pair", "sat_h1_1k", "rps", "H1 1k req/s", "{:.0f}"), ("pair", "sat_h1_1k", "cpu_us", "H1 1k CPU us/req", "{:.1f}"),
     ("pair", "sat_h1_64k", "rps", "H1 64k req/s", "{:.0f}"), ("pair", "sat_h1_64k", "cpu_us", "H1 64k CPU us/req", "{:.1f}"),
     ("pair", "sat_h2", "rps", "H2 128B req/s", "{:.0f}"), ("pair", "sat_h2", "cpu_us", "H2 CPU us/req", "{:.1f}"),
+    ("pair", "sat_h1_many", "cpu_us", "H1 1k, 8 endpoints, CPU us/req", "{:.1f}"), ("pair", "sat_h2_many", "cpu_us", "H2, 8 endpoints, CPU us/req", "{:.1f}"),
     ("pair", "newconn_h1", "rps", "new conn req/s", "{:.0f}"), ("pair", "newconn_h1", "cpu_us", "new conn CPU us", "{:.0f}"),
     ("pair", "newconn_mtls", "rps", "new mTLS/s", "{:.0f}"), ("pair", "newconn_mtls", "cpu_us", "new mTLS CPU us", "{:.0f}"),
     ("pair", "bulk_up", "gbps", "bulk up Gb/s", "{:.2f}"), ("pair", "bulk_down", "gbps", "bulk down Gb/s", "{:.2f}"),
@@ -601,6 +615,8 @@ def main():
         return certs(ctx)
     if a.cmd == "table":
         s = table(load(a.results), a.base)
+        print()
+        goals.show(s)
         with open(os.path.splitext(a.results)[0] + ".summary.json", "w") as f:
             json.dump(s, f, indent=1)
         return None
@@ -641,6 +657,8 @@ def main():
     Run(ctx, a).go(avail)
     print()
     s = table(load(a.results))
+    print()
+    goals.show(s)
     with open(os.path.splitext(a.results)[0] + ".summary.json", "w") as f:
         json.dump(s, f, indent=1)
     return None

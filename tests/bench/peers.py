@@ -16,8 +16,11 @@ import os
 import re
 import shutil
 
+import weft
+
 SRV = "10.77.0.2"                # address of the server pod: what sidecars dial
 VIP = "10.96.0.10"               # ClusterIP of the Service before it: what clients dial
+MANY, MANY_H2 = "10.96.0.11", "10.96.0.12"   # Services with eight endpoints each; Weft alone balances over them
 H1, H2, BULK, TCPH = 8080, 8081, 5201, 8083
 OUT = {H1: 15001, H2: 15002, BULK: 15003, TCPH: 15004}
 IN = {H1: 15016, H2: 15017, BULK: 15018, TCPH: 15019}
@@ -38,6 +41,12 @@ class Peer:
 
     def binary(self):
         return None
+
+    def prepare(self, start):
+        """Starts what the peer needs beside its sidecars; `start(argv, log)` runs a program on the node."""
+
+    def cleanup(self):
+        """Ends what `prepare` started."""
 
     def version(self):
         return ""
@@ -349,17 +358,25 @@ listen l{app}
 
 
 class Weft(Peer):
-    """Our own sidecar, fed from a static configuration that says what the controller would say."""
+    """Our own sidecar, with a CA and a controller beside it (weft.py)."""
     name = "weft"
-    out_ports = {p: 15001 for p in OUT}
-    in_ports = {p: 15006 for p in IN}
-    note = "routes with header matches, retries and timeouts, metrics and mutual TLS on, as in a mesh"
+    out_ports = {p: 15001 for p in (H1, H2, BULK, TCPH)}
+    in_ports = {p: 15006 for p in (H1, H2, BULK, TCPH, *weft.EIGHT, *weft.EIGHT_H2)}
+    cases = {"h1", "h2", "tcp", "onehop", "many"}
+    note = "routes with header matches, retries and timeouts configured, metrics on, certificates from a running CA"
 
     def binary(self):
         return self.ctx.tool("weft-proxy")
 
+    def prepare(self, start):
+        self.plane = weft.Plane(self.ctx.tool, self.dir + "/plane", VIP, start)
+
+    def cleanup(self):
+        self.plane.stop()
+
     def command(self, side, mode):
-        return [self.binary(), "--config", self.path(f"{side}-{mode}.yaml", weft_config(self, side, mode))], {}
+        self.plane.write(mode == "pair")
+        return [self.binary(), "--config", self.path(f"{side}-{mode}.yaml", self.plane.config(side))], {}
 
 
 ALL = [NoProxy, Floor, Envoy, EnvoyH2, EnvoyHeavy, Nginx, Haproxy, Weft]
