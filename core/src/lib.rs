@@ -9,6 +9,7 @@
 //! ```
 
 pub mod cause;
+pub mod cors;
 pub mod endpoint;
 pub mod filter;
 pub mod identity;

@@ -26,3 +26,36 @@ pub struct InboundPolicy {
     pub tls: MeshTlsMode,
     pub probes: Vec<Probe>,
 }
+
+/// What an inbound connection may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Admission {
+    /// Everything.
+    Allow,
+    /// Plain text at a strict workload, on a port with probes: exactly the requests that [`InboundPolicy::is_probe`] takes (`http`), and where a TCP probe is declared
+    /// (`tcp`) connecting alone, without a byte passed on.
+    Probes { http: bool, tcp: bool },
+    /// Nothing: [`crate::cause::Kind::StrictRefused`].
+    Refuse,
+}
+
+impl InboundPolicy {
+    /// Judges a connection to `port`. `meshed`: mutual TLS of the mesh, peer verified. The application's own TLS is plain text to the mesh.
+    pub fn admit(&self, meshed: bool, port: u16) -> Admission {
+        if meshed || self.tls == MeshTlsMode::Permissive {
+            return Admission::Allow;
+        }
+        let of_port = || self.probes.iter().filter(|p| p.port == port);
+        let (http, tcp) = (of_port().any(|p| p.path.is_some()), of_port().any(|p| p.path.is_none()));
+        if http || tcp { Admission::Probes { http, tcp } } else { Admission::Refuse }
+    }
+    /// Whether a plain request at a strict workload is one of its HTTP probes: GET or HEAD of exactly the declared target, byte by byte (what the kubelet sends).
+    pub fn is_probe(&self, port: u16, method: &[u8], target: &[u8]) -> bool {
+        matches!(method, b"GET" | b"HEAD")
+            && self.probes.iter().any(|p| p.port == port && p.path.as_deref().is_some_and(|t| t.as_bytes() == target))
+    }
+}
+
+#[cfg(test)]
+#[path = "policy_tests.rs"]
+mod tests;

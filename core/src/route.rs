@@ -193,7 +193,7 @@ impl RouteRef {
 pub fn draw(backends: &[WeightedBackend], random: u64) -> Option<(usize, &WeightedBackend)> {
     let total: u64 = backends.iter().map(|b| u64::from(b.weight)).sum();
     // scales to 0..total; what is uneven is less than one part in 2^44 for weights up to the API's 1,000,000
-    let mut at = (u128::from(random) * u128::from(total) >> 64) as u64;
+    let mut at = ((u128::from(random) * u128::from(total)) >> 64) as u64;
     backends.iter().enumerate().find(|(_, b)| {
         let weight = u64::from(b.weight);
         let found = at < weight;
