@@ -25,8 +25,17 @@ mod config;
 mod connection;
 mod error;
 mod event;
+mod fields;
+mod frame;
+mod heads;
+mod limits;
+mod receive;
+mod send;
+mod streams;
 
 pub use config::{Config, Rate, Rates};
-pub use connection::{Connection, StreamId};
+pub use connection::Connection;
 pub use error::{Abuse, ConnectionError, ErrorCode, HeadError, OpenError, Reason, SendError};
 pub use event::{Cause, Event};
+pub use fields::join_cookies;
+pub use streams::StreamId;
