@@ -264,9 +264,10 @@ fn row_25_nothing_of_a_smuggling_head_reaches_an_application() {
         if path.near.open(&head, true, ()).is_ok() {
             path.turn();
         }
-        // our own encoder leaves out what belongs to a connection
+        // our own encoder leaves out what belongs to a connection or says the authority twice
         let got = path.application_got();
-        let clean = matches!(name, "transfer-encoding" | "connection") && got == "GET /x HTTP/1.1\nhost: a.test\n\n";
+        let clean = matches!(name, "transfer-encoding" | "connection" | "host" | "te")
+            && got == "GET /x HTTP/1.1\nhost: a.test\n\n";
         assert!(got.is_empty() || clean, "{name:?} {value:?} {got}");
     }
     for (pseudo, value) in [
