@@ -1,0 +1,181 @@
+//! A scene: Services, pods with and without proxies, rules, and clients, drawn from a seed.
+
+use super::{
+    client::Slot,
+    judge::{Sum, judge},
+    plan::{Mood, Record, plan},
+    rim::Rim,
+    world::{Event, Target, World},
+};
+use rand::{Rng, SeedableRng, rngs::SmallRng};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+use weft_core::{
+    endpoint::{Endpoint, Endpoints, MeshPeer},
+    filter::{Filters, Mirror},
+    identity::WorkloadIdentity,
+    matches::{HttpMatch, PathMatch},
+    retry::{RetryPolicy, Timeouts},
+    route::{BackendRef, HttpTable, RouteKind, RouteRef, Routes, Rule, RuleMatches, WeightedBackend},
+    service::{Protocol, ServicePort, ServiceRef},
+};
+use weft_relay::{Accept, Engine, EngineConfig, Side, Wire};
+
+/// Services by number; the mirrored requests go to the last one.
+const NAMES: [&str; 4] = ["front", "cart", "cart-v2", "shadow"];
+const MIRROR: usize = 3;
+
+pub fn service(n: usize) -> ServiceRef {
+    ServiceRef { namespace: "shop".into(), name: NAMES[n].into(), port: 80 }
+}
+fn backend(n: usize, weight: u32) -> WeightedBackend {
+    WeightedBackend { backend: BackendRef::Service(service(n)), weight, filters: Filters::default() }
+}
+
+fn rule(rng: &mut SmallRng, index: u32, mood: &Mood) -> Rule {
+    let millis = |rng: &mut SmallRng, most| Some(Duration::from_millis(rng.random_range(20..most)));
+    let timeouts = Timeouts {
+        request: if !mood.calm() && rng.random_ratio(1, 3) { millis(rng, 3_000) } else { None },
+        backend_request: if !mood.calm() && rng.random_ratio(1, 3) { millis(rng, 1_000) } else { None },
+    };
+    let retry = rng.random_ratio(1, 2).then(|| RetryPolicy {
+        codes: if rng.random() { vec![503] } else { vec![500, 503, 504] },
+        grpc_codes: vec![],
+        attempts: rng.random_range(0..4),
+        backoff: Duration::from_millis(rng.random_range(1..50)),
+    });
+    let mut filters = Filters::default();
+    if rng.random_ratio(1, 4) {
+        let (numerator, denominator) = if rng.random() { (1, 1) } else { (1, 2) };
+        filters.mirrors.push(Mirror { backend: BackendRef::Service(service(MIRROR)), numerator, denominator });
+    }
+    let route = RouteRef { kind: RouteKind::Http, namespace: "shop".into(), name: "front".into(), created: 0 };
+    let path = PathMatch::Prefix(format!("/rule{index}").into());
+    Rule {
+        route: Arc::new(route),
+        index,
+        name: None,
+        matches: RuleMatches::Http(vec![HttpMatch { path, ..HttpMatch::default() }]),
+        filters,
+        backends: if rng.random() { vec![backend(1, 1)] } else { vec![backend(1, 3), backend(2, 1)] },
+        timeouts,
+        retry,
+    }
+}
+
+/// Builds the scene of a seed, plays it to its end, and judges it.
+pub fn play(seed: u64, exchanges: u32, trace: bool) -> Sum {
+    let mut rng = SmallRng::seed_from_u64(seed ^ 0x5eed);
+    let mood = Mood::draw(&mut rng);
+    if trace {
+        eprintln!("{mood:?}");
+    }
+    let mut world = World::new(seed, mood.clone(), trace);
+    world.mirror = MIRROR;
+    let rules: Vec<Rule> = (0..4).map(|i| rule(&mut rng, i, &mood)).collect();
+
+    let now = world.now();
+    let config = EngineConfig::default();
+    world.rims.push(Rim::new(Engine::new(config.clone(), seed, now)));
+    let table = HttpTable::from(rules.iter().cloned().map(Arc::new).collect::<Vec<_>>());
+    let front = ServicePort {
+        service: service(0),
+        protocol: Protocol::Http,
+        routes: Routes::Http(Arc::new(table)),
+        affinity: None,
+        addresses: vec![],
+    };
+    world.rims[0].engine.set_service(Arc::new(front), now);
+    for s in 1..NAMES.len() {
+        let http2 = rng.random_ratio(1, 3);
+        let mut endpoints = vec![];
+        for n in 0..rng.random_range(1..4u8) {
+            let address: SocketAddr = ([10, 0, s as u8, n], 8080).into();
+            let meshed = rng.random_ratio(3, 4);
+            if meshed {
+                let app: SocketAddr = ([10, 0, s as u8, n], 9080).into();
+                let rim = world.rims.len();
+                world.rims.push(Rim::new(Engine::new(config.clone(), seed + rim as u64, now)));
+                world.targets.insert(address, Target::Mesh { rim, app });
+                world.targets.insert(app, Target::App { service: s });
+            } else {
+                world.targets.insert(address, Target::App { service: s });
+            }
+            let identity = WorkloadIdentity::new("cluster.local", "shop", NAMES[s]).expect("a good name");
+            let workload: Arc<str> = format!("{}-{n}", NAMES[s]).into();
+            endpoints.push(Arc::new(Endpoint {
+                address,
+                mesh: meshed.then(|| MeshPeer { uid: workload.clone(), identity }),
+                zone: None,
+                terminating: false,
+                workload,
+            }));
+        }
+        let list = Endpoints { service: service(s), endpoints, not_ready: 0, http2, prefer_zone: false };
+        world.rims[0].engine.set_endpoints(Arc::new(list), now);
+    }
+
+    world.plans = (0..exchanges).map(|_| plan(&mut rng, &mood, rules.len())).collect();
+    world.book = vec![Record::default(); exchanges as usize];
+    let slots = rng.random_range(1..12);
+    let mut todo = vec![vec![]; slots];
+    (0..exchanges).for_each(|id| todo[rng.random_range(0..slots)].push(id));
+    for todo in todo {
+        world.slots.push(slot(&mut rng, todo));
+    }
+    finish(world, &rules)
+}
+
+/// The applications alone, without an engine between them: what the simulation itself, and the codecs, are worth.
+pub fn play_direct(seed: u64, exchanges: u32, trace: bool) -> Sum {
+    let mut rng = SmallRng::seed_from_u64(seed ^ 0x5eed);
+    let mood = Mood::draw(&mut rng);
+    let mut world = World::new(seed, mood.clone(), trace);
+    world.plans = (0..exchanges).map(|_| plan(&mut rng, &mood, 1)).collect();
+    world.book = vec![Record::default(); exchanges as usize];
+    for id in 0..exchanges.min(8) {
+        let mut slot = slot(&mut rng, (id..exchanges).step_by(8).collect());
+        slot.direct = Some(1);
+        world.slots.push(slot);
+    }
+    finish(world, &[])
+}
+
+fn slot(rng: &mut SmallRng, todo: Vec<u32>) -> Slot {
+    let accept = Accept {
+        side: Side::Outbound { service: service(0) },
+        wire: if rng.random() { Wire::Http1 } else { Wire::Http2 },
+        client: ([10, 9, 0, 1], 50_000).into(),
+        original: ([10, 96, 0, 1], 80).into(),
+    };
+    Slot::new(todo, 0, accept, [1, 3, 20, 200][rng.random_range(0..4)])
+}
+
+pub fn finish(mut world: World, rules: &[Rule]) -> Sum {
+    for slot in 0..world.slots.len() {
+        let start = world.rng.random_range(0..10_000);
+        world.at(start, Event::Next(slot));
+    }
+    if world.mood.jumps {
+        world.at(1_000_000, Event::Jump);
+    }
+    // a day of the scene's time: whatever has not ended by then never does
+    world.run(86_400_000_000, |w| w.slots.iter().all(Slot::is_done));
+    for (id, r) in world.book.iter().enumerate() {
+        assert!(r.ended.is_some(), "seed {}: request {id} never ended: {r:#?}\n{:#?}", world.seed, world.plans[id]);
+    }
+    // nothing more goes wrong; what is under way ends, clients leave, and what is idle is closed
+    world.quiet = true;
+    world.rest(Duration::from_secs(120));
+    world.leave_all();
+    world.rest(Duration::from_secs(1_200));
+    quiescent(&world);
+    judge(&world, rules)
+}
+
+/// Nothing is left behind.
+fn quiescent(world: &World) {
+    for (i, rim) in world.rims.iter().enumerate() {
+        assert!(rim.engine.is_idle(), "seed {}: engine {i} is not idle", world.seed);
+        assert_eq!(rim.open(), 0, "seed {}: engine {i} still has connections", world.seed);
+    }
+}
