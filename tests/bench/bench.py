@@ -31,7 +31,7 @@ UID = 1337
 class Ctx:
     def __init__(self):
         self.here = HERE
-        self.work = os.environ.get("WEFTBENCH_DIR", "/tmp/weftbench")
+        self.work = os.environ.get("WEFTBENCH_DIR", "/var/tmp/weft-bench")
         os.makedirs(self.work, exist_ok=True)
         os.chmod(self.work, 0o755)
 

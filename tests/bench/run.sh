@@ -6,7 +6,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 cache=${WEFT_CACHE:-$HOME/.cache/weft}
 [ "$(id -u)" = 0 ] || { echo "make bench needs root: it makes network namespaces" >&2; exit 1; }
 "$here/../tools/deps.sh" build bench
-export WEFTBENCH_DIR=$cache/bench
+export WEFTBENCH_DIR=${WEFTBENCH_DIR:-/var/tmp/weft-bench}
 target=${CARGO_TARGET_DIR:-$here/../../target}
 cargo build --release --locked -p weft-proxy -p weft-controller -p weft-ca
 CARGO_TARGET_DIR=$cache/floor-target cargo build --release --locked --quiet --manifest-path "$here/floor/Cargo.toml"

