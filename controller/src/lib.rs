@@ -20,6 +20,8 @@ pub mod run;
 pub mod serve;
 pub mod source;
 pub mod status;
+#[cfg(test)]
+pub mod testing;
 pub mod world;
 
 pub use finding::{Finding, Severity};

@@ -263,3 +263,7 @@ fn changes(index: &Index, touched: &Touched) -> Vec<Change> {
     out.extend(touched.inbound.iter().cloned().map(Change::Inbound));
     out
 }
+
+#[cfg(test)]
+#[path = "world_tests.rs"]
+mod tests;

@@ -47,6 +47,8 @@ pub struct Folder {
 #[derive(Default)]
 struct File {
     stamp: Option<Stamp>,
+    /// Of the text that was read last: a file that was only touched is not read into objects again.
+    digest: Option<u64>,
     objects: Vec<Arc<Loaded>>,
     findings: Vec<Finding>,
     /// Since when the file is gone or empty while it has objects.
@@ -97,12 +99,14 @@ impl Folder {
                     again = again.max(Some(now + GRACE));
                 }
                 Ok(text) => {
-                    let roots = &self.roots;
-                    parse(file, &shown(roots, path), &text);
-                    (file.stamp, file.gone) = (stamp, None);
+                    let digest = Some(digest(&text));
+                    if file.digest != digest {
+                        parse(file, &shown(&self.roots, path), &text);
+                    }
+                    (file.stamp, file.digest, file.gone) = (stamp, digest, None);
                 }
                 Err(e) => {
-                    file.stamp = None;
+                    (file.stamp, file.digest) = (None, None);
                     file.findings = vec![file_finding(
                         path,
                         Severity::Error,
@@ -182,6 +186,10 @@ pub fn read_text(name: &str, text: &str) -> Update {
 /// Marks a file as gone; true once it has been so for [`GRACE`].
 fn expired(file: &mut File, now: Instant) -> bool {
     now.duration_since(*file.gone.get_or_insert(now)) >= GRACE
+}
+
+fn digest(text: &str) -> u64 {
+    ahash::RandomState::with_seeds(1, 2, 3, 4).hash_one(text)
 }
 
 fn read(path: &Path) -> std::io::Result<String> {

@@ -4,7 +4,7 @@
 pub fn nearest<'c>(word: &str, candidates: impl IntoIterator<Item = &'c str>) -> Option<&'c str> {
     let lower = word.to_lowercase();
     // one slip in three letters, at most three in all: more is another word
-    let limit = (word.chars().count() / 3).clamp(1, 3);
+    let limit = word.chars().count().div_ceil(3).clamp(1, 3);
     candidates
         .into_iter()
         .map(|c| (distance(&lower, &c.to_lowercase()), c))
