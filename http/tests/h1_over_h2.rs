@@ -44,26 +44,20 @@ impl Path {
     }
     fn client(&mut self, bytes: &str) {
         let mut input = bytes.as_bytes();
-        loop {
-            while let Some(event) = self.down.next(&mut input).unwrap() {
-                match event {
-                    h1::Event::Request { mut head, end, .. } => {
-                        translate::request_to_h2(&mut head);
-                        self.near_stream = Some(self.near.open(&head, end, ()).unwrap());
-                    }
-                    h1::Event::Data { data, end } => drop(self.near.send_data(self.near_stream.unwrap(), data, end)),
-                    h1::Event::Trailers { head } => drop(self.near.send_trailers(self.near_stream.unwrap(), head)),
-                    h1::Event::Response { .. } => unreachable!(),
+        while let Some(event) = self.down.next(&mut input).unwrap() {
+            match event {
+                h1::Event::Request { mut head, end, .. } => {
+                    translate::request_to_h2(&mut head);
+                    self.near_stream = Some(self.near.open(&head, end, ()).unwrap());
                 }
+                h1::Event::Data { data, end } => drop(self.near.send_data(self.near_stream.unwrap(), data, end)),
+                h1::Event::Trailers { head } => drop(self.near.send_trailers(self.near_stream.unwrap(), head)),
+                h1::Event::Response { .. } => unreachable!(),
             }
-            self.turn();
-            match self.down.take_held() {
-                Some(held) => {
-                    let held = String::from_utf8(held).unwrap();
-                    return self.client(&held);
-                }
-                None => return,
-            }
+        }
+        self.turn();
+        if let Some(held) = self.down.take_held() {
+            self.client(&String::from_utf8(held).unwrap());
         }
     }
     fn application(&mut self, bytes: &str) {
