@@ -363,7 +363,12 @@ impl Run {
     ) -> Option<Update> {
         if let Some(cell) = &self.cell {
             self.state.send_replace(State::Starting("the certificate"));
-            cell.ready().await;
+            let c = cell.ready().await;
+            if let Err(error) = credentials::check(&self.config.pod, c.identity()) {
+                tracing::error!(%error, "not serving");
+                self.state.send_replace(State::Starting("a certificate of the right identity"));
+                std::future::pending::<()>().await;
+            }
         }
         let (stream, discovery) = (stream?, discovery?);
         self.state.send_replace(State::Starting("the controller"));

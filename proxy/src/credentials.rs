@@ -8,7 +8,6 @@
 //! Everything ends in a [`CredentialCell`], which workers read at each handshake; running connections keep what they have.
 
 use crate::config::{Credentials, Pod};
-use rand::Rng;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use std::{
     path::{Path, PathBuf},
@@ -16,18 +15,9 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 use tokio::time::sleep;
-use tonic::{Request, metadata::MetadataValue};
 use weft_core::identity::WorkloadIdentity;
-use weft_discovery::{
-    client::control_channel,
-    proto::{SignRequest, certificates_client::CertificatesClient},
-};
-use weft_identity::{
-    Bundle, BundleError, CredentialCell, CredentialsError, KeyRequest,
-    credentials::anonymous_client,
-    provider::{self, system_clock},
-    renewal,
-};
+use weft_discovery::certificates::{RenewerSettings, TokenSource, renew};
+use weft_identity::{Bundle, BundleError, CredentialCell, CredentialsError, provider::system_clock};
 
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
@@ -39,10 +29,6 @@ pub enum Failure {
     File { path: PathBuf, text: String },
     #[error("the certificate is of {got}, this pod is {expected}")]
     Identity { expected: WorkloadIdentity, got: WorkloadIdentity },
-    #[error("key: {0}")]
-    Key(String),
-    #[error("CA: {0}")]
-    Ca(String),
 }
 
 /// The first bundle, or for a directory everything. Blocks; for the start.
@@ -77,7 +63,10 @@ pub async fn keep(c: Credentials, pod: Pod, cell: CredentialCell) {
                 tokio::spawn(persist(dir, cell.clone()));
             }
             match identity.map_or_else(|| weft_identity::ca_identity(cell.bundle().trust_domain()), Ok) {
-                Ok(ca) => renew(&address, &ca, &token, &pod, &cell).await,
+                Ok(ca) => {
+                    let token = TokenSource::File(token);
+                    renew(RenewerSettings::new(vec![address], ca, token, Some(pod.uid)), cell).await;
+                }
                 Err(error) => tracing::error!(%error, "the trust domain of the bundle cannot name a CA"),
             }
         }
@@ -139,26 +128,22 @@ impl Files {
     }
 
     fn install(self, cell: &CredentialCell, pod: &Pod) -> Result<(), Failure> {
-        cell.install_bundle(self.bundle)?;
-        install(cell, self.key, self.chain, pod)
+        let got = weft_identity::peer_identity(Some(&self.chain)).map_err(CredentialsError::Leaf)?;
+        check(pod, &got)?;
+        let uid = Some(pod.uid.clone());
+        let c = cell.install(Some(self.bundle), self.key, self.chain, uid, system_clock())?;
+        let (not_after, bundle) = (c.not_after().as_secs(), c.bundle().version());
+        tracing::info!(identity = %c.identity(), not_after, bundle, "certificate installed");
+        Ok(())
     }
 }
 
-fn install(
-    cell: &CredentialCell,
-    key: PrivateKeyDer<'static>,
-    chain: Vec<CertificateDer<'static>>,
-    pod: &Pod,
-) -> Result<(), Failure> {
-    if let Some(expected) = &pod.identity {
-        let got = weft_identity::peer_identity(Some(&chain)).map_err(CredentialsError::Leaf)?;
-        if got != *expected {
-            return Err(Failure::Identity { expected: expected.clone(), got });
-        }
+/// Whether a certificate is the one that this pod was promised.
+pub fn check(pod: &Pod, got: &WorkloadIdentity) -> Result<(), Failure> {
+    match &pod.identity {
+        Some(expected) if expected != got => Err(Failure::Identity { expected: expected.clone(), got: got.clone() }),
+        _ => Ok(()),
     }
-    let c = cell.install_leaf(key, chain, Some(pod.uid.clone()), system_clock())?;
-    tracing::info!(identity = %c.identity(), not_after = c.not_after().as_secs(), bundle = c.bundle().version(), "certificate installed");
-    Ok(())
 }
 
 async fn follow(dir: &Path, pod: &Pod, cell: &CredentialCell) {
@@ -176,74 +161,6 @@ async fn follow(dir: &Path, pod: &Pod, cell: &CredentialCell) {
             Err(error) => tracing::warn!(%error, "new credentials refused; the old ones stay"),
         }
     }
-}
-
-// ---------------------------------------------------------------- from the CA
-
-/// A leaf whose issuer is no longer the current one is renewed within this time, spread over all proxies: a root rotation waits for them.
-const REISSUE: Duration = Duration::from_secs(60);
-
-async fn renew(address: &str, ca: &WorkloadIdentity, token: &Path, pod: &Pod, cell: &CredentialCell) {
-    let mut failures = 0;
-    let mut changes = cell.subscribe();
-    loop {
-        match sign(address, ca, token, pod, cell).await {
-            Ok(()) => failures = 0,
-            Err(error) => {
-                // the first one is a matter of start order, and the pod cannot serve without it
-                tracing::warn!(%error, failures, "no certificate from the CA yet; trying again");
-                let wait = renewal::backoff(failures, rand::rng().random());
-                failures += 1;
-                sleep(wait).await;
-                continue;
-            }
-        }
-        loop {
-            changes.borrow_and_update();
-            let Some(c) = cell.credentials() else { break };
-            let draw = rand::rng().random();
-            let current = cell.bundle();
-            let stale = !current.issuer().is_empty() && current.issuer() != c.issuer();
-            let wait = match stale {
-                true => REISSUE.mul_f64(draw),
-                false => renewal::wait(c.not_before(), c.not_after(), provider::now(c.clock()), draw),
-            };
-            tokio::select! {
-                () = sleep(wait) => break,
-                // a new bundle may name another issuer
-                _ = changes.changed() => {}
-            }
-        }
-    }
-}
-
-async fn sign(
-    address: &str,
-    ca: &WorkloadIdentity,
-    token: &Path,
-    pod: &Pod,
-    cell: &CredentialCell,
-) -> Result<(), Failure> {
-    // the kubelet rotates projected tokens: read anew each time
-    let bearer = tokio::fs::read_to_string(token)
-        .await
-        .map_err(|e| Failure::File { path: token.into(), text: e.to_string() })?;
-    let key = KeyRequest::generate().map_err(|e| Failure::Key(e.to_string()))?;
-    let tls = anonymous_client(&cell.bundle(), ca, &system_clock())?;
-    let channel = control_channel(address, tls).await.map_err(|e| Failure::Ca(e.to_string()))?;
-    let mut request = Request::new(SignRequest { csr: key.csr().to_vec() });
-    let bearer = MetadataValue::try_from(format!("Bearer {}", bearer.trim()))
-        .map_err(|_| Failure::File { path: token.into(), text: "is not a token".into() })?;
-    request.metadata_mut().insert("authorization", bearer);
-    request.set_timeout(Duration::from_secs(10));
-    let answer = CertificatesClient::new(channel).sign(request).await;
-    let answer = answer.map_err(|s| Failure::Ca(format!("{:?}: {}", s.code(), s.message())))?.into_inner();
-    if let Some(b) = answer.bundle {
-        let bundle = Bundle::try_from(b).map_err(|e| Failure::Ca(e.to_string()))?;
-        cell.install_bundle(Arc::new(bundle))?;
-    }
-    let chain = answer.chain.into_iter().map(CertificateDer::from).collect();
-    install(cell, key.into_key(), chain, pod)
 }
 
 /// Seconds since the epoch, for metrics and the dump.

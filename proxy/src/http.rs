@@ -125,6 +125,9 @@ impl Worker {
             // the borrow must end before a command is carried out
             let command = self.http.engine.borrow_mut().poll_command();
             let Some(command) = command else { break };
+            if self.stopping.get() {
+                continue;
+            }
             match command {
                 Command::Wake(conn) => {
                     if let Some(s) = self.http.slots.borrow().get(&conn) {

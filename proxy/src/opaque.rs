@@ -16,6 +16,7 @@ use crate::{
     wire::{Read, Wire, WireError},
     worker::Worker,
 };
+use rand::Rng;
 use rustls::{ClientConnection, Connection};
 use std::{
     io,
@@ -27,7 +28,7 @@ use std::{
 use tokio::time::timeout;
 use weft_core::{
     endpoint::{Endpoint, MeshPeer},
-    route::Routes,
+    route::{self, BackendRef, Routes},
     service::ServicePort,
 };
 use weft_identity::{Alpn, HandshakeFailure};
@@ -110,13 +111,16 @@ pub async fn connect(w: &Rc<Worker>, dest: Dest, early: &[u8]) -> Result<Up, NoW
         Dest::Service(port, sni) => {
             let (backend, route) = match &port.routes {
                 Routes::Stream(rules) => {
-                    let Some(rule) = picker::stream_rule(rules, sni.as_deref()) else {
+                    let Some(rule) = route::stream_rule(rules, sni.as_deref()) else {
                         return Err(NoWay::NoRoute(sni));
                     };
-                    let backend = match picker::draw(&rule.backends, &mut w.rng.borrow_mut()) {
+                    // an invalid backend keeps its share: that many connections are refused
+                    let backend = match route::draw(&rule.backends, w.rng.borrow_mut().random()) {
                         None => return Err(NoWay::NoBackend),
-                        Some(Err(why)) => return Err(NoWay::Invalid(why.clone())),
-                        Some(Ok(s)) => s.clone(),
+                        Some((_, b)) => match &b.backend {
+                            BackendRef::Invalid(why) => return Err(NoWay::Invalid(why.clone())),
+                            BackendRef::Service(s) => s.clone(),
+                        },
                     };
                     (backend, format!("{}/{}", rule.route.namespace, rule.route.name))
                 }
@@ -254,18 +258,33 @@ impl Up {
 pub fn run(w: &Rc<Worker>, mut down: Wire, up: Up, early: usize) {
     let Up { wire, first, label, load } = up;
     down.push(&first);
+    // a change of policy judges what is open again (design 3.4)
+    let plain_inbound = label.direction == "inbound" && !label.mtls;
     let stats = w.shared.stats.tcp(label.clone());
     let line = w.shared.log.is_on().then(|| Line::new(&down, label));
     let relay = Relay::new(down, wire, stats, Carried { sent: early as u64, received: first.len() as u64 });
     drop(first);
-    let log = w.clone();
+    let own = w.clone();
     w.spawn(async move {
-        let (end, carried) = relay.run().await;
+        let ended = if plain_inbound {
+            // boxed, so that the others do not carry the room for it
+            let forbidden = Box::pin(own.strict());
+            tokio::select! {
+                r = relay.run() => Some(r),
+                () = forbidden => None,
+            }
+        } else {
+            Some(relay.run().await)
+        };
+        let Some((end, carried)) = ended else {
+            own.shared.stats.refused_plain_text.one();
+            return;
+        };
         if let End::Broken(error) = &end {
             tracing::debug!(%error, "opaque connection broken");
         }
         if let Some(line) = line {
-            log.shared.log.line(line.end(&end, carried));
+            own.shared.log.line(line.end(&end, carried));
         }
         drop(load);
     });

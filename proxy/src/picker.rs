@@ -1,4 +1,4 @@
-//! Which endpoint an opaque connection goes to: weighted backends of stream routes, session affinity, zone, then the less loaded of two.
+//! Which endpoint an opaque connection goes to: session affinity, zone, then the less loaded of two.
 //!
 //! HTTP is balanced by the engine over latency; a byte stream has none to measure, so its load is the number of open connections from this worker.
 
@@ -11,12 +11,7 @@ use std::{
     rc::Rc,
     sync::Arc,
 };
-use weft_core::{
-    cause::Invalid,
-    endpoint::{Endpoint, Endpoints},
-    route::{BackendRef, StreamRule, WeightedBackend},
-    service::ServiceRef,
-};
+use weft_core::endpoint::{Endpoint, Endpoints};
 
 /// Open opaque connections per endpoint.
 #[derive(Default)]
@@ -88,65 +83,11 @@ pub fn affinity_key(client: &impl Hash) -> u64 {
     ahash::RandomState::with_seeds(5, 6, 7, 8).hash_one(client)
 }
 
-/// The rule of stream routes for a connection: TLSRoutes by host name, the exact name before the longest wildcard (GEP-2643), TCPRoutes take the rest.
-pub fn stream_rule<'r>(rules: &'r [StreamRule], sni: Option<&str>) -> Option<&'r StreamRule> {
-    let rank = |r: &StreamRule| -> Option<usize> {
-        if r.hostnames.is_empty() {
-            return Some(0);
-        }
-        let sni = sni?;
-        r.hostnames
-            .iter()
-            .filter_map(|h| match h.strip_prefix('*') {
-                None => h.eq_ignore_ascii_case(sni).then_some(usize::MAX),
-                Some(tail) => {
-                    let at = sni.len().checked_sub(tail.len())?;
-                    (at > 0 && sni.is_char_boundary(at) && sni[at..].eq_ignore_ascii_case(tail)).then_some(tail.len())
-                }
-            })
-            .max()
-    };
-    let mut best = None;
-    for r in rules {
-        // of equals the first, which is the older route
-        if let Some(n) = rank(r)
-            && best.is_none_or(|(m, _)| n > m)
-        {
-            best = Some((n, r));
-        }
-    }
-    best.map(|(_, r)| r)
-}
-
-/// Draws a backend by weight. An invalid one keeps its share: that many connections are refused.
-pub fn draw<'b>(backends: &'b [WeightedBackend], rng: &mut SmallRng) -> Option<Result<&'b ServiceRef, &'b Invalid>> {
-    let total: u64 = backends.iter().map(|b| u64::from(b.weight)).sum();
-    if total == 0 {
-        return None;
-    }
-    let mut at = rng.random_range(0..total);
-    for b in backends {
-        match at.checked_sub(u64::from(b.weight)) {
-            Some(rest) => at = rest,
-            None => {
-                return Some(match &b.backend {
-                    BackendRef::Service(s) => Ok(s),
-                    BackendRef::Invalid(why) => Err(why),
-                });
-            }
-        }
-    }
-    None
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use rand::SeedableRng;
-    use weft_core::{
-        filter::Filters,
-        route::{RouteKind, RouteRef},
-    };
+    use weft_core::service::ServiceRef;
 
     fn endpoint(n: u8, zone: &str, terminating: bool) -> Arc<Endpoint> {
         Arc::new(Endpoint {
@@ -199,36 +140,5 @@ mod tests {
             let after = p.pick(&less, None, &[], key, &mut rng).unwrap();
             assert!(before.address == after.address || before.address == all.endpoints[7].address);
         }
-    }
-
-    #[test]
-    fn sni_exact_before_longest_wildcard_before_any() {
-        let rule = |name: &str, hostnames: &[&str]| StreamRule {
-            route: Arc::new(RouteRef { kind: RouteKind::Tls, namespace: "n".into(), name: name.into(), created: 0 }),
-            hostnames: hostnames.iter().map(|h| (*h).into()).collect(),
-            backends: vec![],
-        };
-        let rules =
-            [rule("any", &[]), rule("wild", &["*.test"]), rule("longer", &["*.b.test"]), rule("exact", &["a.b.test"])];
-        let found = |sni| stream_rule(&rules, sni).map(|r| r.route.name.to_string());
-        assert_eq!(found(Some("A.b.test")).as_deref(), Some("exact"));
-        assert_eq!(found(Some("x.b.test")).as_deref(), Some("longer"));
-        assert_eq!(found(Some("x.c.test")).as_deref(), Some("wild"));
-        assert_eq!(found(Some("test")).as_deref(), Some("any"));
-        assert_eq!(found(None).as_deref(), Some("any"));
-        assert!(stream_rule(&rules[1..], None).is_none());
-    }
-
-    #[test]
-    fn invalid_backends_keep_their_share() {
-        let mut rng = SmallRng::seed_from_u64(7);
-        let backend = |backend, weight| WeightedBackend { backend, weight, filters: Filters::default() };
-        let list = [
-            backend(BackendRef::Service(ServiceRef { namespace: "n".into(), name: "s".into(), port: 80 }), 3),
-            backend(BackendRef::Invalid(Invalid::BackendNotFound("n/x".into())), 1),
-        ];
-        let bad = (0..4000).filter(|_| matches!(draw(&list, &mut rng), Some(Err(_)))).count();
-        assert!((900..1100).contains(&bad), "{bad} of 4000");
-        assert!(draw(&[backend(BackendRef::Invalid(Invalid::BackendNotFound("x".into())), 0)], &mut rng).is_none());
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Addresses are looked up in the discovery client, which keeps them; only a static configuration puts them here.
 
-use ahash::AHashMap;
+use ahash::{AHashMap, AHashSet};
 use std::{
     cell::RefCell,
     net::{IpAddr, SocketAddr},
@@ -130,13 +130,13 @@ impl Update {
 }
 
 /// The Services that routes lead to, mirrors included.
-pub fn backends(routes: &Routes) -> Vec<ServiceRef> {
-    let mut found = Vec::new();
+pub fn backends(routes: &Routes) -> AHashSet<ServiceRef> {
+    let mut found = AHashSet::new();
     let mut add = |b: &BackendRef| {
         if let BackendRef::Service(s) = b
             && !found.contains(s)
         {
-            found.push(s.clone());
+            found.insert(s.clone());
         }
     };
     match routes {

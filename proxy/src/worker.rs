@@ -19,6 +19,7 @@ use crate::{
     stats::{Count, Rim},
     view::{self, Update, View},
 };
+use ahash::AHashMap;
 use futures_util::FutureExt;
 use rand::{SeedableRng, rngs::SmallRng};
 use rustls::ClientConfig;
@@ -38,6 +39,7 @@ use tokio::{
 };
 use weft_core::{
     identity::WorkloadIdentity,
+    policy::MeshTlsMode,
     service::{ServicePort, ServiceRef},
 };
 use weft_discovery::{DiscoveryClient, Updates};
@@ -111,6 +113,12 @@ pub struct Worker {
     /// Set once the outbound side drains: connections that only wait for a first byte end.
     draining: Cell<bool>,
     drained: Notify,
+    /// Service ports whose endpoints have all been seen to be known here.
+    whole: RefCell<AHashMap<ServiceRef, Arc<ServicePort>>>,
+    /// The own policy has become strict: plain byte streams end.
+    strict: Notify,
+    /// The runtime is about to end: nothing new is started.
+    pub stopping: Cell<bool>,
     /// Running tasks, for the acceptor to compare.
     load: Arc<Count>,
 }
@@ -137,25 +145,51 @@ impl Worker {
         }
     }
 
+    /// Resolves when the own policy becomes strict.
+    pub async fn strict(&self) {
+        let mut strict = std::pin::pin!(self.strict.notified());
+        strict.as_mut().enable();
+        if self.view.inbound().tls != MeshTlsMode::Strict {
+            strict.await;
+        }
+    }
+
     fn update(self: &Rc<Self>, u: Update) {
         let u = u.suited(&self.shared.config.pod.ips);
+        if let Update::NoService(s) = &u {
+            self.whole.borrow_mut().remove(s);
+        }
+        let was = self.view.inbound().tls;
         self.view.apply(&u);
+        if was != MeshTlsMode::Strict && self.view.inbound().tls == MeshTlsMode::Strict {
+            self.strict.notify_waiters();
+        }
         self.update_http(&u);
     }
 
     /// A Service port that a lookup has named. The discovery client has it whole; this worker may not have taken the update yet.
     pub fn service(self: &Rc<Self>, s: &ServiceRef) -> Option<Arc<ServicePort>> {
-        if let Some(port) = self.view.service(s) {
+        let known = self.view.service(s);
+        let Some(discovery) = self.shared.discovery.as_ref() else { return known };
+        let port = match &known {
+            Some(port) => port.clone(),
+            None => discovery.service_port(s)?,
+        };
+        // once for each version of the port: a table may have thousands of rules
+        if self.whole.borrow().get(s).is_some_and(|w| Arc::ptr_eq(w, &port)) {
             return Some(port);
         }
-        let discovery = self.shared.discovery.as_ref()?;
-        let port = discovery.service_port(s)?;
         for b in view::backends(&port.routes).iter().chain([s]) {
-            if let Some(e) = discovery.endpoints(b) {
+            if self.view.endpoints(b).is_none()
+                && let Some(e) = discovery.endpoints(b)
+            {
                 self.update(Update::Endpoints(e));
             }
         }
-        self.update(Update::Service(port.clone()));
+        if known.is_none() {
+            self.update(Update::Service(port.clone()));
+        }
+        self.whole.borrow_mut().insert(s.clone(), port.clone());
         Some(port)
     }
 
@@ -180,7 +214,10 @@ impl Worker {
                 // whoever asked may have gone
                 let _ = answer.send(dump);
             }
-            Order::Stop => return false,
+            Order::Stop => {
+                self.stopping.set(true);
+                return false;
+            }
         }
         true
     }
@@ -198,7 +235,7 @@ impl Worker {
 #[derive(Default)]
 pub struct Clients {
     of: Option<Arc<Credentials>>,
-    made: ahash::AHashMap<(WorkloadIdentity, Alpn), Arc<ClientConfig>>,
+    made: AHashMap<(WorkloadIdentity, Alpn), Arc<ClientConfig>>,
 }
 
 /// Beyond this the table starts anew; making a configuration costs less than a hundredth of a handshake.
@@ -274,6 +311,9 @@ pub fn run(
             handshakes: HandshakeTurn::default(),
             draining: Cell::new(false),
             drained: Notify::new(),
+            whole: RefCell::default(),
+            strict: Notify::new(),
+            stopping: Cell::new(false),
             load,
             shared,
         });

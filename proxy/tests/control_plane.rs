@@ -298,8 +298,13 @@ fn a_policy_that_becomes_strict_is_obeyed() {
     let server = plane.server(echo());
     let inbound = server.listener(Side::Inbound, None).unwrap();
     ping(inbound).unwrap();
+    let mut open = TcpStream::connect(inbound).unwrap();
+    open.set_read_timeout(Some(LIMIT)).unwrap();
+    open.write_all(b"\0open").unwrap();
+    open.read_exact(&mut [0; 5]).unwrap();
     plane.index.inbound.lock().unwrap().tls = MeshTlsMode::Strict;
     let change: Arc<[Change]> = Arc::new([Change::Inbound("server-uid".into())]);
     plane.index.changes.send(change).unwrap();
     until("plain text is refused", || ping(inbound).is_err());
+    assert!(!matches!(open.read(&mut [0; 1]), Ok(1..)), "the open stream was judged again");
 }
