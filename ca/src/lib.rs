@@ -14,7 +14,6 @@ pub mod authenticate;
 pub mod csr;
 pub mod gate;
 pub mod issue;
-pub mod limit;
 pub mod server;
 pub mod state;
 pub mod store;

@@ -147,6 +147,8 @@ impl StateArgs {
 
 fn main() -> anyhow::Result<()> {
     provider::install();
+    // keys are in this process's memory: no core dumps, no reading by others of the same user
+    nix::sys::prctl::set_dumpable(false).context("forbidding core dumps")?;
     tracing_subscriber::fmt()
         .with_env_filter(tracing_subscriber::EnvFilter::try_from_env("WEFT_LOG").unwrap_or_else(|_| "info".into()))
         .with_writer(std::io::stderr)

@@ -286,14 +286,13 @@ fn belongs(id: u32, what: &'static str, cert: &CertificateDer<'_>, key: &KeyPair
 
 /// Whether the root signed the issuer. webpki judges issuers only on the way to a leaf, so the signature is verified directly.
 fn signed_by(issuer: &CertificateDer<'_>, root: &CertificateDer<'_>) -> bool {
-    let (Ok((tbs, algorithm, signature)), Ok(root)) = (der::signed(issuer), webpki::EndEntityCert::try_from(root))
-    else {
-        return false;
-    };
+    let (Ok(signed), Ok(root)) = (der::signed(issuer), webpki::EndEntityCert::try_from(root)) else { return false };
     let provider = weft_identity::provider::provider();
-    let fits = |a: &&&dyn rustls_pki_types::SignatureVerificationAlgorithm| a.signature_alg_id().as_ref() == algorithm;
-    let algorithms = provider.signature_verification_algorithms.all;
-    algorithms.iter().filter(fits).any(|a| root.verify_signature(*a, tbs, signature).is_ok())
+    let mut algorithms = provider.signature_verification_algorithms.all.iter();
+    algorithms.any(|a| {
+        a.signature_alg_id().as_ref() == signed.algorithm
+            && root.verify_signature(*a, signed.part, signed.signature).is_ok()
+    })
 }
 
 impl State {
@@ -331,7 +330,8 @@ impl State {
         }
         self.authority(self.signing)?;
         if let Some(r) = &self.rotation {
-            (self.authority(r.from)?, self.authority(r.to)?);
+            self.authority(r.from)?;
+            self.authority(r.to)?;
         }
         self.authorities.iter().try_for_each(|a| a.check(now.as_secs()))
     }

@@ -195,14 +195,23 @@ pub fn request(der: &[u8]) -> Result<Request<'_>, BadDer> {
     Ok(Request { key, spki: spki_der, public_key, signed, signature, algorithm })
 }
 
-/// The signed part of a certificate, the contents of its algorithm identifier, and the signature.
-pub fn signed(der: &[u8]) -> Result<(&[u8], &[u8], &[u8]), BadDer> {
+/// The parts of a certificate that its issuer's signature is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Signed<'a> {
+    /// What is signed.
+    pub part: &'a [u8],
+    /// Contents of the algorithm identifier.
+    pub algorithm: &'a [u8],
+    pub signature: &'a [u8],
+}
+
+/// Takes a certificate apart. Nothing is verified here.
+pub fn signed(der: &[u8]) -> Result<Signed<'_>, BadDer> {
     let mut whole = Reader(Reader(der).expect(SEQUENCE)?);
     let before = whole.0;
     whole.expect(SEQUENCE)?;
-    let signed = &before[..before.len() - whole.0.len()];
-    let algorithm = whole.expect(SEQUENCE)?;
-    Ok((signed, algorithm, bits(whole.expect(0x03)?)?))
+    let part = &before[..before.len() - whole.0.len()];
+    Ok(Signed { part, algorithm: whole.expect(SEQUENCE)?, signature: bits(whole.expect(0x03)?)? })
 }
 
 /// A BIT STRING of whole bytes.

@@ -30,6 +30,9 @@ pub enum HandshakeFailure {
     Lost(io::ErrorKind),
     #[error("handshake took too long")]
     TimedOut,
+    /// Refused before it began: the source makes too many.
+    #[error("too many handshakes from this source")]
+    RateLimited,
 }
 
 impl HandshakeFailure {
@@ -66,6 +69,7 @@ impl HandshakeFailure {
             HandshakeFailure::Protocol(_) => "protocol",
             HandshakeFailure::Lost(_) => "lost",
             HandshakeFailure::TimedOut => "timeout",
+            HandshakeFailure::RateLimited => "rate_limited",
         }
     }
 

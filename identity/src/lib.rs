@@ -17,6 +17,7 @@ pub mod credentials;
 pub mod der;
 pub mod failure;
 pub mod hello;
+pub mod limit;
 pub mod provider;
 pub mod renewal;
 pub mod request;

@@ -1,4 +1,5 @@
 //! A mesh's CA and leaves in memory, for tests. Also the odd certificates that a peer must refuse.
+#![allow(clippy::unwrap_used, reason = "only tests use it")]
 
 use crate::{
     bundle::Bundle,

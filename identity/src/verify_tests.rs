@@ -122,7 +122,7 @@ fn members_meet() {
     let (a, b) = (MESH.credentials("shop", "web", Some("a")), MESH.credentials("shop", "cart", Some(UID)));
     for alpn in [Alpn::MeshHttp, Alpn::MeshTcp] {
         let (c, s) = handshake(a.mesh_client(b.identity(), alpn).unwrap(), UID, b.mesh_server().unwrap());
-        (c.unwrap(), s.unwrap());
+        c.and(s).unwrap();
     }
 }
 
@@ -290,7 +290,7 @@ fn row_45_weak_or_odd_keys() {
     for fine in [&rcgen::PKCS_ECDSA_P384_SHA384, &rcgen::PKCS_ED25519] {
         let (chain, key) = MESH.leaf_with_key(&params, KeyPair::generate_for(fine).unwrap());
         let (c, s) = handshake(odd_client(&MESH, (chain, key)), UID, us.mesh_server().unwrap());
-        (c.unwrap(), s.unwrap());
+        c.and(s).unwrap();
     }
 }
 #[test]
@@ -465,7 +465,7 @@ fn a_client_without_a_certificate() {
     // only the CA lets them in
     anonymous.alpn_protocols = vec![b"h2".to_vec()];
     let (c, s) = handshake(Arc::new(anonymous), "control.weft", us.control_server(true).unwrap());
-    (c.unwrap(), s.unwrap());
+    c.and(s).unwrap();
 }
 
 #[test]
@@ -488,5 +488,5 @@ fn row_50_a_clock_that_jumps_names_skew_and_recovers() {
     }
     clock.set(real + 3600);
     let (c, s) = meet();
-    (c.unwrap(), s.unwrap());
+    c.and(s).unwrap();
 }

@@ -10,7 +10,6 @@ use crate::{
     authenticate::Authenticator,
     gate::{Gates, Progress},
     issue::{IssueError, LeafIssuer},
-    limit::Limiter,
     state::{Gate, Lives, Phase, State, StateError},
     store::{Store, StoreError},
 };
@@ -30,6 +29,7 @@ use tokio_util::sync::CancellationToken;
 use weft_discovery::server::accept::{self, AcceptSettings};
 use weft_identity::{
     Bundle, CredentialCell, CredentialsError, KeyRequest, WorkloadIdentity, ca_identity, controller_identity,
+    limit::Limiter,
     provider::{self, Clock},
 };
 

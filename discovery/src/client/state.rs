@@ -285,9 +285,20 @@ impl State {
     }
 
     fn bound_outside(&mut self) {
+        if self.entries.len() <= self.max_outside {
+            return;
+        }
         let outside = |e: &Entry| matches!(e.value, Some(Resource::Target(Target::Outside))) && e.holders == 0;
-        while self.entries.values().filter(|e| outside(e)).count() > self.max_outside {
-            self.evict_oldest(outside);
+        let mut unused: Vec<_> =
+            self.entries.iter().filter(|(_, e)| outside(e)).map(|(n, e)| (e.idle_since, n.clone())).collect();
+        if unused.len() <= self.max_outside {
+            return;
+        }
+        // an eighth at once, so that the search is not repeated for each new address
+        unused.sort();
+        let keep = self.max_outside - self.max_outside / 8;
+        for (_, name) in &unused[..unused.len() - keep] {
+            self.drop_entry(name);
         }
     }
 

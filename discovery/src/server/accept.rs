@@ -20,9 +20,14 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::{Server, server::Connected};
 use weft_identity::{
-    CredentialCell, HandshakeFailure, WorkloadIdentity, der, peer_identity,
+    CredentialCell, HandshakeFailure, WorkloadIdentity, der,
+    limit::Limiter,
+    peer_identity,
     provider::{self, Clock},
 };
+
+/// Told of a failed handshake, and of the source.
+pub type OnFailure = Arc<dyn Fn(SocketAddr, &HandshakeFailure) + Send + Sync>;
 
 /// Limits of accepting.
 #[derive(Clone)]
@@ -32,8 +37,10 @@ pub struct AcceptSettings {
     /// Handshakes at a time. Each costs 200 us of a core and some 10 KiB.
     pub handshakes: usize,
     pub handshake_timeout: Duration,
+    /// Handshakes of one source address: so many at once, then one for each duration. Beyond that connections are closed unread.
+    pub per_source: (u32, Duration),
     /// Told of each failed handshake: for metrics.
-    pub failed: Option<Arc<dyn Fn(SocketAddr, &HandshakeFailure) + Send + Sync>>,
+    pub failed: Option<OnFailure>,
 }
 impl std::fmt::Debug for AcceptSettings {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -45,7 +52,14 @@ impl std::fmt::Debug for AcceptSettings {
 }
 impl Default for AcceptSettings {
     fn default() -> Self {
-        Self { connections: 20_000, handshakes: 64, handshake_timeout: Duration::from_secs(5), failed: None }
+        Self {
+            connections: 20_000,
+            handshakes: 64,
+            handshake_timeout: Duration::from_secs(5),
+            // a pod makes a few an hour; hundreds of a second are a node behind one address that restarts, or a flood
+            per_source: (1000, Duration::from_millis(5)),
+            failed: None,
+        }
     }
 }
 
@@ -137,6 +151,7 @@ async fn accept_all(
 ) {
     let connections = Arc::new(Semaphore::new(settings.connections));
     let handshakes = Arc::new(Semaphore::new(settings.handshakes));
+    let sources = Limiter::new(settings.per_source.0, settings.per_source.1, 50_000);
     cell.ready().await;
     loop {
         // what is beyond the limits waits in the kernel's backlog
@@ -151,6 +166,12 @@ async fn accept_all(
                 continue;
             }
         };
+        if !sources.admit(remote.ip(), std::time::Instant::now()) {
+            if let Some(failed) = &settings.failed {
+                failed(remote, &HandshakeFailure::RateLimited);
+            }
+            continue;
+        }
         let config = cell.credentials().map(|c| (c.control_server(anonymous), c.clock().clone()));
         let (settings, out) = (settings.clone(), out.clone());
         tokio::spawn(async move {

@@ -1,4 +1,4 @@
-//! How often one caller may ask: a token bucket for each key, in a table of bounded size.
+//! How often one caller may ask (for a certificate, for a handshake): a token bucket for each key, in a table of bounded size.
 
 use ahash::AHashMap;
 use std::{
