@@ -43,8 +43,10 @@ pub struct Admin {
     pub started: Instant,
 }
 
+/// Changes the log filter; the error is for whoever asked.
+pub type SetFilter = Box<dyn Fn(&str) -> Result<(), String> + Send + Sync>;
 /// Sets the log filter of the process, if its main has given the means.
-pub static LOG_FILTER: OnceLock<Box<dyn Fn(&str) -> Result<(), String> + Send + Sync>> = OnceLock::new();
+pub static LOG_FILTER: OnceLock<SetFilter> = OnceLock::new();
 
 /// Serves until the runtime ends.
 pub async fn serve(listener: std::net::TcpListener, admin: Admin) {
@@ -67,11 +69,12 @@ pub async fn serve(listener: std::net::TcpListener, admin: Admin) {
 }
 
 /// Operations that change or reveal are for whoever is in the pod already.
-fn only_local(client: SocketAddr) -> Result<(), Response> {
-    match client.ip().to_canonical().is_loopback() {
-        true => Ok(()),
-        false => Err((StatusCode::FORBIDDEN, "only from within the pod\n").into_response()),
-    }
+fn local(client: SocketAddr) -> bool {
+    client.ip().to_canonical().is_loopback()
+}
+
+fn forbidden() -> Response {
+    (StatusCode::FORBIDDEN, "only from within the pod\n").into_response()
 }
 
 async fn ready(State(a): State<Admin>) -> Response {
@@ -86,16 +89,16 @@ async fn ready(State(a): State<Admin>) -> Response {
 }
 
 async fn drain(State(a): State<Admin>, ConnectInfo(client): ConnectInfo<SocketAddr>) -> Response {
-    if let Err(r) = only_local(client) {
-        return r;
+    if !local(client) {
+        return forbidden();
     }
     a.control.drain();
     "draining\n".into_response()
 }
 
 async fn log(ConnectInfo(client): ConnectInfo<SocketAddr>, filter: String) -> Response {
-    if let Err(r) = only_local(client) {
-        return r;
+    if !local(client) {
+        return forbidden();
     }
     match LOG_FILTER.get().map(|set| set(filter.trim())) {
         Some(Ok(())) => "changed\n".into_response(),
@@ -123,8 +126,8 @@ async fn probe(State(a): State<Admin>, Path(port): Path<u16>) -> Response {
 }
 
 async fn dump(State(a): State<Admin>, ConnectInfo(client): ConnectInfo<SocketAddr>) -> Response {
-    if let Err(r) = only_local(client) {
-        return r;
+    if !local(client) {
+        return forbidden();
     }
     let s = &a.shared;
     let hex = |b: &[u8]| {
