@@ -1,7 +1,9 @@
 //! `weft`: the command line. `demo` runs the mesh on this machine, `dump` shows what a proxy believes, `explain` says why a
 //! request goes where it goes, `check` finds mistakes in a folder of objects.
 
+mod admin;
 mod demo;
+mod dump;
 mod metrics;
 mod sample;
 
@@ -18,6 +20,8 @@ struct Cli {
 enum Command {
     /// Run the mesh on this machine, without a cluster
     Demo(demo::Args),
+    /// Show what a proxy believes
+    Dump(dump::Args),
     /// The sample application of the shop: answers, fails and dawdles as told
     Sample(sample::Args),
 }
@@ -25,6 +29,7 @@ enum Command {
 fn main() -> anyhow::Result<()> {
     match Cli::parse().command {
         Command::Demo(args) => demo::run(args),
+        Command::Dump(args) => dump::run(args),
         Command::Sample(args) => sample::run(args),
     }
 }

@@ -234,7 +234,7 @@ impl Stage {
         for w in self.cluster.workloads.clone().iter().filter(|w| w.meshed) {
             loop {
                 self.processes.check()?;
-                if super::http_get(self.admin(w), "/ready").is_ok_and(|(status, _)| status == 200) {
+                if crate::admin::http_get(self.admin(w), "/ready").is_ok_and(|(status, _)| status == 200) {
                     break;
                 }
                 if Instant::now() > end {
