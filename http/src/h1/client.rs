@@ -436,7 +436,8 @@ impl Client {
             Receiving::Complete | Receiving::TunnelEnd | Receiving::Dead => Waiting::Local,
         }
     }
-    /// Set when the connection must be closed after the output has left.
+    /// Set when the connection must be closed after the output has left. [`Close::Linger`] means that our side of a tunnel has ended before the server's: no event
+    /// follows, so whoever relays ends the exchange with it.
     pub fn close(&self) -> Option<Close> {
         self.close
     }
