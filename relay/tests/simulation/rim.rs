@@ -88,6 +88,7 @@ impl World {
                 b.unsent = unsent;
                 b.at += n;
                 if b.at < b.unsent.len() {
+                    self.rims[c.rim].engine.blocked(c.conn, now);
                     break;
                 }
                 b.unsent.clear();

@@ -12,8 +12,10 @@ use std::{
     cmp::Ordering,
     collections::{BinaryHeap, HashMap},
     net::SocketAddr,
+    sync::Arc,
     time::{Duration, Instant},
 };
+use weft_core::endpoint::Endpoints;
 use weft_relay::Wire;
 
 #[derive(Clone, Copy, Debug)]
@@ -43,6 +45,8 @@ pub enum Event {
     ServerDigest(usize, u32, usize),
     /// The clock jumps.
     Jump,
+    /// Discovery tells other endpoints of a Service.
+    Edit,
 }
 
 struct Due {
@@ -97,6 +101,8 @@ pub struct World {
     pub book: Vec<Record>,
     /// The Service whose applications see mirrored requests.
     pub mirror: usize,
+    /// All endpoints of each Service; at times discovery tells only some of them.
+    pub lists: Vec<Endpoints>,
     /// No more faults: the end is near.
     pub quiet: bool,
 }
@@ -122,6 +128,7 @@ impl World {
             plans: vec![],
             book: vec![],
             mirror: usize::MAX,
+            lists: vec![],
             quiet: false,
         }
     }
@@ -147,7 +154,7 @@ impl World {
     }
 
     /// Handles events until there are none, or none before `until`.
-    pub fn run(&mut self, until: u64, mut done: impl FnMut(&World) -> bool) {
+    pub fn run(&mut self, until: u64, mut done: impl FnMut(&mut World) -> bool) {
         while let Some(due) = self.queue.peek() {
             if due.at > until {
                 self.us = self.us.max(until);
@@ -187,6 +194,7 @@ impl World {
             Event::Digest(c, id, n) => self.client_digest(c, id, n),
             Event::Act(s, key) => self.act(s, key),
             Event::ServerDigest(s, key, n) => self.server_digest(s, key, n),
+            Event::Edit => self.edit(),
             Event::Jump => {
                 if !self.quiet {
                     self.us += self.rng.random_range(0..30_000_000);
@@ -195,6 +203,26 @@ impl World {
                 }
             }
         }
+    }
+
+    /// Some endpoints leave, or come back. Nobody must notice.
+    fn edit(&mut self) {
+        if self.quiet {
+            return;
+        }
+        let mut list = self.lists[self.rng.random_range(0..self.lists.len())].clone();
+        let keep = self.rng.random_range(0..list.endpoints.len());
+        let all = self.rng.random_ratio(1, 3);
+        let mut at = 0;
+        list.endpoints.retain(|_| {
+            at += 1;
+            all || at - 1 == keep || self.rng.random()
+        });
+        let now = self.now();
+        self.rims[0].engine.set_endpoints(Arc::new(list), now);
+        self.commands(0);
+        let next = self.rng.random_range(0..200_000);
+        self.after(next, Event::Edit);
     }
 
     /// Schedules a look at what has come for this end.

@@ -1,0 +1,69 @@
+//! What an engine holds at one moment, and whether its books agree: for simulations, tests and the dump.
+
+use super::Engine;
+
+/// What is held. Everything but connections and idle ones must be zero when nothing is under way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Census {
+    pub connections: usize,
+    pub exchanges: usize,
+    /// Exchanges on pooled connections, as the pool counts them.
+    pub streams: u64,
+    pub waiting: usize,
+    /// Idle HTTP/1 connections.
+    pub idle: usize,
+    /// Attempts that balancers have not been told the end of.
+    pub attempts: u64,
+    pub timers: usize,
+    /// Streams that can make us hold bytes, and the bytes that their budget is charged with.
+    pub accounts: usize,
+    pub charged: usize,
+    /// Bytes of recorded bodies, of all engines that share the budget.
+    pub replay: usize,
+    /// Bytes in outputs, and queued behind them on HTTP/2 streams.
+    pub output: usize,
+    pub queued: usize,
+    /// The largest output.
+    pub largest: usize,
+}
+
+impl Engine {
+    /// Counts what is held. Looks at every connection.
+    pub fn census(&mut self) -> Census {
+        let mut c = Census {
+            connections: self.conns.len(),
+            exchanges: self.exchanges.len(),
+            streams: self.pool.streams_in_all(),
+            waiting: self.pool.waiting(),
+            idle: self.pool.idle(),
+            attempts: self.clusters.iter().map(|(_, c)| c.balancer.in_flight()).sum(),
+            timers: self.wheel.len(),
+            accounts: self.credit.len(),
+            charged: self.credit.charged(),
+            replay: self.shared.replay.held(),
+            ..Census::default()
+        };
+        for (_, conn) in &mut self.conns {
+            let output = conn.codec.output().len();
+            c.output += output;
+            c.largest = c.largest.max(output);
+            if let super::Codec::H2(h) = &conn.codec {
+                c.queued += h.queued_total();
+            }
+        }
+        c
+    }
+
+    /// Checks the books against each other.
+    ///
+    /// # Panics
+    /// When credits and windows, or two counts of the same thing, differ.
+    pub fn assert_balanced(&self) {
+        self.credit.assert_balanced();
+        let upstream = self.exchanges.iter().filter(|(_, x)| x.attempt.as_ref().is_some_and(|a| a.pick.is_some())).count();
+        let counted: u64 = self.clusters.iter().map(|(_, c)| c.balancer.in_flight()).sum();
+        assert_eq!(upstream as u64, counted, "attempts of exchanges, and attempts that balancers count");
+        let waiting = self.exchanges.iter().filter(|(_, x)| x.attempt.as_ref().is_some_and(|a| a.wait.is_some())).count();
+        assert_eq!(waiting, self.pool.waiting(), "exchanges that wait, and waiters of the pool");
+    }
+}
