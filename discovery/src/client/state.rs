@@ -395,3 +395,7 @@ fn backends(port: &ServicePort) -> Vec<ResourceName> {
     }
     all
 }
+
+#[cfg(test)]
+#[path = "state_tests.rs"]
+mod tests;
