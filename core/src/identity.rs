@@ -95,3 +95,7 @@ impl fmt::Display for WorkloadIdentity {
         f.write_str(&self.uri)
     }
 }
+
+#[cfg(test)]
+#[path = "identity_tests.rs"]
+mod tests;

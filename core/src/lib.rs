@@ -21,3 +21,5 @@ pub mod retry;
 pub mod route;
 pub mod service;
 mod table;
+#[cfg(test)]
+mod testing;

@@ -422,3 +422,7 @@ impl GrpcMatch {
         self.conditions(head, grpc_call(head, path).ok_or(Miss::NotGrpc)?)
     }
 }
+
+#[cfg(test)]
+#[path = "matches_tests.rs"]
+mod tests;

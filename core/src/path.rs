@@ -72,9 +72,13 @@ impl<'a> RequestPath<'a> {
             Cow::Borrowed(target)
         } else {
             let mut new = remove_dots(&decode(path)?)?;
-            end = new.len();
-            new.extend_from_slice(&target[path.len()..]);
-            Cow::Owned(new)
+            if new == path {
+                Cow::Borrowed(target)
+            } else {
+                end = new.len();
+                new.extend_from_slice(&target[path.len()..]);
+                Cow::Owned(new)
+            }
         };
         let merged = merge(&forwarded[..end]);
         Ok(Self { forwarded, end, merged })
