@@ -77,7 +77,8 @@ fn row_27_query_duplicates_escapes_and_empty_keys() {
 
 #[test]
 fn row_28_every_value_of_a_header_is_looked_at() {
-    let cases: &[(&[(&str, &str)], NamedMatch, bool)] = &[
+    type Case<'a> = (&'a [(&'a str, &'a str)], NamedMatch, bool);
+    let cases: &[Case<'_>] = &[
         (&[("x", "a"), ("x", "b")], exact("x", "a"), true),
         (&[("x", "a"), ("x", "b")], exact("x", "b"), true),
         (&[("x", "a, b")], exact("x", "b"), true),

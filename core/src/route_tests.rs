@@ -3,7 +3,7 @@ use crate::{matches::*, testing::*};
 use proptest::prelude::*;
 use std::time::Instant;
 
-fn find<'t>(t: &'t HttpTable, h: &TestHead) -> Option<(String, u32, usize)> {
+fn find(t: &HttpTable, h: &TestHead) -> Option<(String, u32, usize)> {
     let m = t.find(h, &h.path())?;
     Some((m.rule.route.name.to_string(), m.rule.index, m.match_index))
 }
