@@ -14,6 +14,8 @@ step "licences, bans, sources"
 cargo deny --log-level error check licenses bans sources
 [ "${1:-}" = lint ] && exit 0
 
+step "programs"
+cargo build --locked --workspace --quiet
 step "unit, property, simulation and mesh tests"
 cargo test --locked --workspace --quiet
 

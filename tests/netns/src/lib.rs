@@ -5,6 +5,8 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)] // a lab that cannot be set up fails its test
 
+pub mod mesh;
+
 use std::{
     net::{Ipv4Addr, Ipv6Addr},
     path::PathBuf,
@@ -99,7 +101,7 @@ fn sh(line: &str) {
     assert!(out.status.success(), "{line}\n{}", text(&out));
 }
 
-/// A program of the workspace, built by the `cargo test --workspace` that runs before these tests.
+/// A program of the workspace, built by the `cargo build --workspace` that `make test` runs before these tests.
 pub fn binary(name: &str) -> PathBuf {
     let mut dir = std::env::current_exe().unwrap();
     dir.pop();
