@@ -4,8 +4,11 @@ use crate::{
     gateway::{ParametersReference, SupportedFeature},
     http::HTTPHeader,
     meta::{Condition, Duration},
-    policy::{BackendTLSPolicyValidation, LocalPolicyTargetReference, PolicyAncestorStatus, PolicyStatus},
-    shared::{BackendObjectReference, Fraction, LocalObjectReference, SecretObjectReference, SessionPersistence},
+    policy::{BackendTLSPolicyValidation, LocalPolicyTargetReference, PolicyStatus},
+    shared::{
+        BackendObjectReference, Fraction, LocalObjectReference, ParentReference, SecretObjectReference,
+        SessionPersistence,
+    },
 };
 use std::collections::BTreeMap;
 
@@ -45,7 +48,7 @@ shape! {
 words! { pub enum BackendType { ExternalHostname = "ExternalHostname", EndpointSelector = "EndpointSelector" } }
 shape! {
     pub struct BackendPort {
-        number: u16,
+        number?: u16,
     }
 }
 shape! {
@@ -73,7 +76,14 @@ shape! {
 words! { pub enum BackendTLSMode { None = "None", ServerOnly = "ServerOnly", ClientAndServer = "ClientAndServer" } }
 shape! {
     pub struct BackendStatus {
-        ancestors*: PolicyAncestorStatus,
+        ancestors*: BackendAncestorStatus,
+    }
+}
+shape! {
+    pub struct BackendAncestorStatus {
+        controller_name: String,
+        ancestor_ref: ParentReference,
+        conditions*: Condition,
     }
 }
 

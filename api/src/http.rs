@@ -119,7 +119,7 @@ shape! {
 }
 shape! {
     pub struct HTTPRequestRedirectFilter {
-        scheme?: String,
+        scheme?: RedirectScheme,
         hostname?: String,
         path?: HTTPPathModifier,
         port?: u16,
@@ -127,6 +127,7 @@ shape! {
         status_code?: u16,
     }
 }
+words! { pub enum RedirectScheme { Http = "http", Https = "https" } }
 shape! {
     pub struct HTTPURLRewriteFilter {
         hostname?: String,
@@ -146,11 +147,17 @@ shape! {
     pub struct HTTPCORSFilter {
         allow_origins*: String,
         allow_credentials?: bool,
-        allow_methods*: String,
+        allow_methods*: HTTPMethodWithWildcard,
         allow_headers*: String,
         expose_headers*: String,
         /// Seconds; 5 when absent.
         max_age?: u32,
+    }
+}
+words! {
+    pub enum HTTPMethodWithWildcard {
+        Get = "GET", Head = "HEAD", Post = "POST", Put = "PUT", Delete = "DELETE", Connect = "CONNECT", Options = "OPTIONS", Trace = "TRACE",
+        Patch = "PATCH", Any = "*",
     }
 }
 shape! {

@@ -100,7 +100,7 @@ shape! {
     pub struct RouteParentStatus {
         parent_ref: ParentReference,
         controller_name: String,
-        conditions*: Condition,
+        conditions: Vec<Condition>,
     }
 }
 

@@ -30,7 +30,7 @@ impl Context<'_> {
                         let path =
                             r.path.as_ref().and_then(|p| self.path(&mut out, &format!("{at}.requestRedirect.path"), p));
                         let (scheme, hostname) =
-                            (r.scheme.as_deref().map(Into::into), r.hostname.as_deref().map(Into::into));
+                            (r.scheme.as_ref().map(|s| s.as_str().into()), r.hostname.as_deref().map(Into::into));
                         out.redirect = Some(Redirect {
                             scheme,
                             hostname,
@@ -52,7 +52,7 @@ impl Context<'_> {
                         let texts = |list: &[String]| list.iter().map(|s| s.as_str().into()).collect::<Vec<Box<str>>>();
                         let methods = match c.allow_methods.is_empty() {
                             true => CORS_METHODS.map(Into::into).into(),
-                            false => texts(&c.allow_methods),
+                            false => c.allow_methods.iter().map(|m| m.as_str().into()).collect(),
                         };
                         out.cors = Some(Cors {
                             allow_origins: texts(&c.allow_origins),

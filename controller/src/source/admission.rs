@@ -8,7 +8,7 @@ use weft_api::{
     grpc::GRPCRouteFilterType,
     http::{
         HTTPHeaderFilter, HTTPPathModifier, HTTPPathModifierType, HTTPRequestMirrorFilter, HTTPRouteFilter,
-        HTTPRouteFilterType, MatchType, PathMatchType,
+        HTTPRouteFilterType, MatchType, PathMatchType, RedirectScheme,
     },
     k8s_openapi::api::core::v1::{Pod, Service},
     meta::Duration,
@@ -255,10 +255,13 @@ impl Validator {
                     &format!("{at}.requestRedirect.statusCode"),
                     || (format!("{code} is no redirect"), "write 301, 302, 303, 307 or 308"),
                 );
-                let scheme = r.scheme.as_deref().unwrap_or("http");
-                self.check(["http", "https"].contains(&scheme), &format!("{at}.requestRedirect.scheme"), || {
-                    (format!("{scheme:?} is no scheme"), "write http or https")
-                });
+                if let Some(RedirectScheme::Unknown(scheme)) = &r.scheme {
+                    self.refuse(
+                        format!("{at}.requestRedirect.scheme"),
+                        format!("{scheme:?} is no scheme"),
+                        "write http or https",
+                    );
+                }
                 self.path_modifier(&format!("{at}.requestRedirect.path"), r.path.as_ref(), prefixes);
             }
             if let Some(r) = &f.url_rewrite {

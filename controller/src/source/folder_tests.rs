@@ -166,7 +166,7 @@ fn a_file_that_vanishes_or_empties_for_a_moment_keeps_its_objects() {
         // gone for good
         match gone {
             true => fs::remove_file(&path).unwrap(),
-            false => fs::write(&path, "# nothing\n").unwrap(),
+            false => fs::write(&path, "").unwrap(),
         }
         c.load();
         c.now += GRACE;

@@ -1,0 +1,72 @@
+//! The Gateway API's own examples and conformance manifests (v1.7.0) are read and written without loss. `data/manifests.json` holds every object
+//! of its kinds, as one file.
+
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::{Value, json};
+use weft_api::*;
+
+/// Nothing and empty are the same.
+fn pruned(v: &Value) -> Value {
+    let empty = |v: &Value| v.is_null() || v.as_array().is_some_and(Vec::is_empty);
+    match v {
+        Value::Object(o) => {
+            Value::Object(o.iter().map(|(k, v)| (k.clone(), pruned(v))).filter(|(_, v)| !empty(v)).collect())
+        }
+        Value::Array(a) => a.iter().map(pruned).collect(),
+        other => other.clone(),
+    }
+}
+
+fn through<T: DeserializeOwned + Serialize>(v: &Value) -> Result<Value, String> {
+    let typed: T = serde_json::from_value(v.clone()).map_err(|e| e.to_string())?;
+    serde_json::to_value(&typed).map_err(|e| e.to_string())
+}
+
+#[test]
+fn official_objects_survive() {
+    let all: Vec<Value> = serde_json::from_str(include_str!("data/manifests.json")).unwrap();
+    assert!(all.len() > 450, "{}", all.len());
+    let mut lost = Vec::new();
+    for entry in &all {
+        let object = &entry["object"];
+        let kind = object["kind"].as_str().unwrap();
+        let result = match kind {
+            "GatewayClass" => through::<GatewayClass>(object),
+            "Gateway" => through::<Gateway>(object),
+            "ListenerSet" => through::<ListenerSet>(object),
+            "HTTPRoute" => through::<HTTPRoute>(object),
+            "GRPCRoute" => through::<GRPCRoute>(object),
+            "TLSRoute" => through::<TLSRoute>(object),
+            "TCPRoute" => through::<TCPRoute>(object),
+            "UDPRoute" => through::<UDPRoute>(object),
+            "ReferenceGrant" => through::<ReferenceGrant>(object),
+            "BackendTLSPolicy" => through::<BackendTLSPolicy>(object),
+            "XMesh" => through::<XMesh>(object),
+            "XBackend" => through::<XBackend>(object),
+            "XBackendTrafficPolicy" => through::<XBackendTrafficPolicy>(object),
+            "XTelemetryPolicy" => through::<XTelemetryPolicy>(object),
+            other => panic!("{other}"),
+        };
+        let expected = pruned(&object["spec"]);
+        match result {
+            Ok(back) if pruned(&back["spec"]) == expected => {}
+            Ok(back) => lost.push(format!("{} {kind}: {} became {}", entry["from"], expected, back["spec"])),
+            Err(e) => lost.push(format!("{} {kind} {}: {e}", entry["from"], object["apiVersion"])),
+        }
+    }
+    // v1alpha2 allowed a TLSRoute without hostnames; v1, which is what is read, requires them
+    let (old, lost): (Vec<_>, Vec<_>) =
+        lost.into_iter().partition(|l| l.contains("v1alpha2/tls-routing/tls-route.yaml"));
+    assert_eq!(old.len(), 1);
+    assert!(lost.is_empty(), "{}", lost.join("\n"));
+}
+
+#[test]
+fn what_is_not_known_is_kept() {
+    let route = json!({
+        "apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute", "metadata": {"name": "r"},
+        "spec": {"rules": [{"matches": [{"path": {"type": "Glob", "value": "/a"}, "method": "PURGE"}], "filters": [{"type": "Teleport"}]}]}
+    });
+    let back = through::<HTTPRoute>(&route).unwrap();
+    assert_eq!(back, route);
+}
