@@ -46,6 +46,12 @@ enum Command {
         /// Directory of the state.
         #[arg(long)]
         state: PathBuf,
+        /// With root: a new root of your own, PEM.
+        #[arg(long, requires = "root_key")]
+        root_cert: Option<PathBuf>,
+        /// Its key, PKCS#8 PEM.
+        #[arg(long, requires = "root_cert")]
+        root_key: Option<PathBuf>,
     },
 }
 
@@ -136,12 +142,17 @@ fn read(path: &Path) -> anyhow::Result<String> {
     std::fs::read_to_string(path).with_context(|| path.display().to_string())
 }
 
+/// A root of the user's.
+fn brought(cert: &Option<PathBuf>, key: &Option<PathBuf>) -> anyhow::Result<Option<Made>> {
+    match (cert, key) {
+        (Some(cert), Some(key)) => Ok(Some(Made { root: read(cert)?, key: Secret::new(read(key)?) })),
+        _ => Ok(None),
+    }
+}
+
 impl StateArgs {
     fn first(&self) -> anyhow::Result<Option<Made>> {
-        match (&self.root_cert, &self.root_key) {
-            (Some(cert), Some(key)) => Ok(Some(Made { root: read(cert)?, key: Secret::new(read(key)?) })),
-            _ => Ok(None),
-        }
+        brought(&self.root_cert, &self.root_key)
     }
 }
 
@@ -175,7 +186,7 @@ fn main() -> anyhow::Result<()> {
             println!("{}", signer.sign(&claims)?);
             Ok(())
         }
-        Command::Rotate { what, state } => rotate(what, &state),
+        Command::Rotate { what, state, root_cert, root_key } => rotate(what, &state, brought(&root_cert, &root_key)?),
     }
 }
 
@@ -237,12 +248,15 @@ async fn serve(args: ServeArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn rotate(what: What, directory: &Path) -> anyhow::Result<()> {
+fn rotate(what: What, directory: &Path, root: Option<Made>) -> anyhow::Result<()> {
+    if root.is_some() && !matches!(what, What::Root) {
+        bail!("--root-cert and --root-key go with \"rotate root\"");
+    }
     let store = FileStore::open(directory)?;
     let now = provider::now(&system_clock());
     let state = store.load()?.with_context(|| format!("{}: there is no CA state", directory.display()))?;
     let next = match what {
-        What::Root => state.rotate_root(None, now, Lives::default())?,
+        What::Root => state.rotate_root(root, now, Lives::default())?,
         What::Issuer => state.rotate_issuer(now, Lives::default())?,
         What::Abort => state.abort(now)?,
         What::Force => state.advance(now)?,

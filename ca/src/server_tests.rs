@@ -304,6 +304,30 @@ async fn row_70_an_expired_issuer_is_replaced_under_the_same_root() {
 }
 
 #[tokio::test]
+async fn row_70_an_issuer_that_expires_under_a_running_ca_is_replaced() {
+    let now = provider::now(&provider::system_clock()).as_secs();
+    let clock = provider::FixedClock::at(now);
+    let mut s = settings();
+    s.lives = Lives { root: Duration::from_secs(864_000), issuer: Duration::from_secs(3600) };
+    let (signer, _) = TokenSigner::generate().unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let store = Arc::new(FileStore::open(directory.path()).unwrap());
+    let (authenticator, lives) = (Arc::new(LocalAuthenticator::new(signer.verifier(), clock.clone())), s.lives);
+    let ca = Ca::open(s, store, authenticator, clock.clone(), |now| State::make(DOMAIN, None, now, lives)).unwrap();
+    let first = ca.bundle();
+    // the machine slept for a day
+    clock.set(now + 86_400);
+    ca.tend_once();
+    assert!(ca.live.borrow().signing.is_ok());
+    assert_eq!((ca.bundle().roots(), ca.bundle().issuer() == first.issuer()), (first.roots(), false));
+    // and then the root itself expires: the end, said so
+    clock.set(now + 864_001);
+    ca.tend_once();
+    let stopped = ca.live.borrow().signing.as_ref().err().cloned().unwrap();
+    assert!(stopped.contains("the root certificate expired"), "{stopped}");
+}
+
+#[tokio::test]
 async fn only_controllers_follow_bundles() {
     let r = running(settings()).await;
     let follow = |credentials: Option<Arc<weft_identity::Credentials>>| async {

@@ -66,7 +66,7 @@ impl Confirmations {
 
 /// What following needs.
 pub struct FollowSettings {
-    /// CAs, tried in turn: `host:port`.
+    /// Every replica of the CA: `host:port`. All are told, since any of them may move a rotation on.
     pub cas: Vec<String>,
     pub ca_identity: WorkloadIdentity,
     /// Names this replica.
@@ -92,22 +92,24 @@ enum FollowError {
 
 /// Installs every bundle that the CA publishes in `cell`, and reports. Never ends; drop it to stop. The controller counts as one of the
 /// proxies: its own leaf and bundle are part of every report.
-pub async fn follow(mut s: FollowSettings, cell: CredentialCell) {
+pub async fn follow(s: FollowSettings, cell: CredentialCell) {
+    if s.cas.is_empty() {
+        tracing::error!("no CA address is configured");
+    }
+    futures_util::future::join_all(s.cas.iter().map(|address| follow_one(&s, address, &cell))).await;
+    std::future::pending().await
+}
+
+async fn follow_one(s: &FollowSettings, address: &str, cell: &CredentialCell) {
     let mut failures = 0u32;
-    let mut turn = 0usize;
     loop {
         let credentials = cell.ready().await;
-        let Some(address) = s.cas.get(turn % s.cas.len().max(1)).cloned() else {
-            tracing::error!("no CA address is configured");
-            return std::future::pending().await;
-        };
         let mut up = false;
-        if let Err(e) = session(&mut s, &cell, &address, &credentials, &mut up).await {
+        if let Err(e) = session(s, cell, address, &credentials, &mut up).await {
             if up || failures == 0 {
                 tracing::warn!(ca = %address, error = %e, "trust stream lost");
             }
             failures = if up { 0 } else { failures.saturating_add(1) };
-            turn = turn.wrapping_add(1);
             let window = Duration::from_millis(100).saturating_mul(1 << failures.min(10)).min(BACKOFF_MAX);
             tokio::time::sleep(window.mul_f64(rand::random())).await;
         }
@@ -115,7 +117,7 @@ pub async fn follow(mut s: FollowSettings, cell: CredentialCell) {
 }
 
 async fn session(
-    s: &mut FollowSettings,
+    s: &FollowSettings,
     cell: &CredentialCell,
     address: &str,
     credentials: &weft_identity::Credentials,
@@ -125,6 +127,7 @@ async fn session(
     let (out, outgoing) = mpsc::channel(4);
     let mut own = cell.subscribe();
     let mut changes = s.confirmations.changes();
+    let mut expected = s.expected.clone();
     let _ = out.try_send(report(s, cell));
     let mut incoming = TrustClient::new(channel).follow(ReceiverStream::new(outgoing)).await?.into_inner();
     let mut due = false;
@@ -144,7 +147,7 @@ async fn session(
                 }
             }
             Ok(()) = changes.changed() => due = true,
-            Ok(()) = s.expected.changed() => due = true,
+            Ok(()) = expected.changed() => due = true,
             _ = own.changed() => {
                 due = true;
                 let now = own.borrow_and_update().credentials.clone();

@@ -332,8 +332,16 @@ impl Ca {
         }
     }
     fn tend_once(&self) {
-        if self.reload().is_err() {
-            return; // told once, when it began
+        match self.reload() {
+            Ok(()) => {}
+            // a machine that slept, or a clock that was turned: the root is good, so a new issuer is all it takes
+            Err(CaError::State(StateError::Expired { what: "issuer", .. })) => {
+                if let Err(e) = self.rotate_issuer() {
+                    tracing::error!(error = %e, "issuer not renewed");
+                }
+                return;
+            }
+            Err(_) => return, // told once, when it began
         }
         if self.own_is_old()
             && let Err(e) = self.own_certificate(&self.state(), None)

@@ -71,6 +71,21 @@ async fn row_81_a_pod_that_runs_as_somebody_else_is_refused() {
 }
 
 #[tokio::test]
+async fn row_81_a_stream_does_not_outlive_its_certificate() {
+    let w = World::new();
+    let c = w.controller(None, ServerSettings::default()).await;
+    let mut params = w.mesh.leaf_params("shop", "web");
+    params.not_after = (std::time::SystemTime::now() + Duration::from_secs(2)).into();
+    let (chain, key) = w.mesh.leaf_from(&params);
+    let cell = CredentialCell::new(w.mesh.bundle());
+    cell.install_leaf(key, chain, None, w.mesh.clock.clone()).unwrap();
+    let mut raw = Raw::open(&w, c.address, &cell).await.unwrap();
+    raw.hello("web-1").await;
+    raw.next().await.unwrap();
+    assert_eq!(code(raw.next().await), Code::Unauthenticated);
+}
+
+#[tokio::test]
 async fn row_81_a_stream_that_breaks_the_rules_ends_alone() {
     let w = World::new();
     let c = w.controller(None, ServerSettings::default()).await;

@@ -225,3 +225,25 @@ async fn a_renewed_leaf_moves_the_stream_without_a_gap() {
     assert_eq!(p.lookup(vip(1)).await.target, Target::Service(service("cart")));
     assert!(!seen.has_changed().unwrap(), "it counted as up all the time");
 }
+
+#[tokio::test]
+async fn another_replica_takes_over() {
+    let mut w = World::new();
+    let (a, b) = (w.controller(None, Default::default()).await, w.controller(None, Default::default()).await);
+    let mut settings = w.settings(a.address);
+    settings.controllers.push(b.address.to_string());
+    let mut p = w.proxy(settings);
+    p.up(true).await;
+    let _found = p.lookup(vip(1)).await;
+    w.hear(|h| matches!(h, Heard::Connected(_))).await;
+    let (serving, other) = if a.server.confirmations().connected() == 1 { (a, b) } else { (b, a) };
+    serving.end().await;
+    w.hear(|h| matches!(h, Heard::Connected(_))).await;
+    p.up(true).await;
+    assert_eq!(other.server.confirmations().connected(), 1);
+    // subscriptions have moved along
+    w.tables.edit().endpoints.insert(service("cart"), endpoints("cart", &[7]));
+    w.tables.tell(&[Change::Endpoints(service("cart"))]);
+    let new = Update::Endpoints(service("cart"), Some(endpoints("cart", &[7])));
+    assert_eq!(p.update(|u| *u == new).await, new);
+}
