@@ -1,6 +1,8 @@
 //! The Gateway API's own examples and conformance manifests (v1.7.0) are read and written without loss. `data/manifests.json` holds every object
 //! of its kinds, as one file.
 
+#![allow(clippy::unwrap_used)]
+
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 use weft_api::*;

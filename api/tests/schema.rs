@@ -3,6 +3,8 @@
 //! A deserializer that is driven by the schema makes an object with every field. At each struct it compares the fields that the Rust type asks for with those
 //! of the schema; the object is then serialised and must be what the schema made.
 
+#![allow(clippy::unwrap_used)]
+
 use serde::de::{self, DeserializeOwned, DeserializeSeed, IntoDeserializer, Visitor, value::Error};
 use serde_json::{Map, Value, json};
 use std::{cell::RefCell, collections::BTreeSet, fmt::Debug, fs, path::PathBuf};

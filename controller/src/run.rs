@@ -6,7 +6,7 @@ use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 use tokio::{net::TcpListener, sync::watch};
 use tokio_util::sync::CancellationToken;
 use weft_discovery::{
-    Change, DiscoveryServer, ServerSettings,
+    DiscoveryServer, ServerSettings,
     certificates::{self, RenewerSettings, TokenSource},
     trust::{self, FollowSettings},
 };
@@ -41,7 +41,8 @@ pub async fn run(settings: Settings, source: impl Source, stop: CancellationToke
     let ca_identity = weft_identity::ca_identity(&settings.mesh.trust_domain)?;
     let renewer =
         RenewerSettings::new(settings.ca.addresses.clone(), ca_identity.clone(), settings.ca.token.clone(), None);
-    let server = DiscoveryServer::new(Arc::new(Serving::new(world.clone(), cell.clone())), ServerSettings::default());
+    let server =
+        DiscoveryServer::new(Arc::new(Serving::new(world.clone(), bundles(cell.clone()))), ServerSettings::default());
     let (expected, expect) = watch::channel(0);
     let follow = FollowSettings {
         cas: settings.ca.addresses.clone(),
@@ -53,7 +54,6 @@ pub async fn run(settings: Settings, source: impl Source, stop: CancellationToke
     let mut background = tokio::task::JoinSet::new();
     background.spawn(certificates::renew(renewer, cell.clone()));
     background.spawn(trust::follow(follow, cell.clone()));
-    background.spawn(announce_bundle(world.clone(), cell.clone()));
     background.spawn(report(world.clone(), expected));
     let reading = world.follow(source, stop.clone());
     let serving = async {
@@ -70,17 +70,26 @@ pub async fn run(settings: Settings, source: impl Source, stop: CancellationToke
     }
 }
 
-/// Tells proxies of every new bundle.
-async fn announce_bundle(world: Arc<World>, cell: CredentialCell) {
+/// The bundle of a cell, told when it changes.
+fn bundles(cell: CredentialCell) -> watch::Receiver<Option<Arc<Bundle>>> {
+    let (tx, rx) = watch::channel(Some(cell.bundle()));
     let mut changes = cell.subscribe();
-    let mut version = cell.bundle().version();
-    while changes.changed().await.is_ok() {
-        let now = changes.borrow_and_update().bundle.version();
-        if now != version {
-            version = now;
-            world.announce(Change::Bundle);
+    tokio::spawn(async move {
+        while changes.changed().await.is_ok() {
+            let now = changes.borrow_and_update().bundle.clone();
+            // a new leaf is no news
+            let differs = |old: &mut Option<Arc<Bundle>>| {
+                let new = old.as_ref().is_none_or(|o| o.version() != now.version());
+                *old = Some(now.clone());
+                new
+            };
+            tx.send_if_modified(differs);
+            if tx.is_closed() {
+                return;
+            }
         }
-    }
+    });
+    rx
 }
 
 /// Says in the log what is wrong with files and routes whenever that changes, and counts the meshed workloads.

@@ -2,23 +2,32 @@
 
 use crate::world::World;
 use std::{net::SocketAddr, sync::Arc};
+use tokio::sync::watch;
 use weft_core::{
     endpoint::Endpoints,
     policy::InboundPolicy,
     service::{ServicePort, ServiceRef, Target},
 };
-use weft_discovery::{Changes, Peer, Provider, ResourceName, Version};
-use weft_identity::{Bundle, CredentialCell};
+use weft_discovery::{Change, Changes, Peer, Provider, ResourceName, Version};
+use weft_identity::Bundle;
 
-/// Serves a [`World`] and the trust bundle of `cell`.
+/// Serves a [`World`] and the trust bundle.
 pub struct Serving {
     world: Arc<World>,
-    cell: CredentialCell,
+    bundle: watch::Receiver<Option<Arc<Bundle>>>,
 }
 
 impl Serving {
-    pub fn new(world: Arc<World>, cell: CredentialCell) -> Self {
-        Self { world, cell }
+    /// Tells proxies of every new bundle, from a task of its own that lives as long as the bundle's sender: call it within a runtime.
+    pub fn new(world: Arc<World>, bundle: watch::Receiver<Option<Arc<Bundle>>>) -> Self {
+        let (mut changes, news) = (bundle.clone(), Arc::downgrade(&world));
+        tokio::spawn(async move {
+            while changes.changed().await.is_ok() {
+                let Some(world) = news.upgrade() else { return };
+                world.announce(Change::Bundle);
+            }
+        });
+        Self { world, bundle }
     }
     fn node(&self, peer: &Peer) -> Option<Arc<str>> {
         self.world.with_index(|i| i.pod_by_uid(&peer.uid).and_then(|p| p.node.clone()))
@@ -50,7 +59,7 @@ impl Provider for Serving {
         self.world.inbound(&peer.uid)
     }
     fn bundle(&self) -> Option<Arc<Bundle>> {
-        Some(self.cell.bundle())
+        self.bundle.borrow().clone()
     }
     fn changes(&self) -> Changes {
         self.world.changes()
