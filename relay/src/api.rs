@@ -166,4 +166,8 @@ pub struct EngineConfig {
     pub limits: Limits,
     pub timeouts: Timeouts,
     pub pool: PoolConfig,
+    /// What all workers of the process share. `None`: this engine is the only one.
+    pub shared: Option<Arc<crate::engine::Shared>>,
+    /// Keep a [`Record`](crate::Record) of each exchange for [`Engine::take_log`](crate::Engine::take_log).
+    pub access_log: bool,
 }

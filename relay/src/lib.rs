@@ -13,6 +13,7 @@
 mod api;
 pub mod balance;
 pub mod budget;
+mod conn;
 pub mod credit;
 mod engine;
 pub mod exchange;
@@ -24,4 +25,4 @@ pub mod timer;
 pub mod util;
 
 pub use api::{Accept, CloseHow, Command, ConnKey, DialError, EngineConfig, Limits, PoolConfig, Side, Timeouts, Wire};
-pub use engine::Engine;
+pub use engine::{Engine, Record, Shared};

@@ -442,6 +442,10 @@ impl<C: Copy + Eq + Hash, W: Copy> Pool<C, W> {
         open.into_iter().filter(|c| self.draining(*c)).collect()
     }
 
+    /// The record of a key, if it has connections or waiters.
+    pub fn find(&self, key: &PoolKey) -> Option<PoolId> {
+        self.by_key.get(key).copied().map(PoolId)
+    }
     /// The record and the key of a connection.
     pub fn of_conn(&self, conn: C) -> Option<(PoolId, &PoolKey)> {
         let id = self.conns[*self.by_conn.get(&conn)? as usize].group;

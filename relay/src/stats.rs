@@ -199,10 +199,15 @@ pub struct Series {
     pub requests: Counter,
     /// Final responses by class: `responses[1]` is 1xx (switching protocols) up to `[5]`; `[0]`: none, the exchange was reset or the client left.
     pub responses: [Counter; 6],
+    /// Attempts that have ended, and those that brought a response below 500: what the backends do, beside what the clients see.
+    pub attempts: Counter,
+    pub attempts_succeeded: Counter,
     /// Attempts after the first.
     pub retries: Counter,
     /// Retries that the budget refused.
     pub retries_refused: Counter,
+    /// Retries that the policy would have allowed otherwise, by what stood against them.
+    pub not_retried: Named,
     /// `request` timeouts.
     pub timeouts: Counter,
     /// `backendRequest` timeouts.
@@ -232,8 +237,11 @@ impl Series {
 pub struct SeriesSnapshot {
     pub requests: u64,
     pub responses: [u64; 6],
+    pub attempts: u64,
+    pub attempts_succeeded: u64,
     pub retries: u64,
     pub retries_refused: u64,
+    pub not_retried: Vec<(&'static str, u64)>,
     pub timeouts: u64,
     pub attempt_timeouts: u64,
     pub mirrors: u64,
@@ -249,7 +257,10 @@ impl SeriesSnapshot {
         for (sum, n) in self.responses.iter_mut().zip(&s.responses) {
             *sum += n.get();
         }
+        self.attempts += s.attempts.get();
+        self.attempts_succeeded += s.attempts_succeeded.get();
         self.retries += s.retries.get();
+        s.not_retried.add_to(&mut self.not_retried);
         self.retries_refused += s.retries_refused.get();
         self.timeouts += s.timeouts.get();
         self.attempt_timeouts += s.attempt_timeouts.get();

@@ -60,10 +60,12 @@ impl Engine {
     /// When credits and windows, or two counts of the same thing, differ.
     pub fn assert_balanced(&self) {
         self.credit.assert_balanced();
-        let upstream = self.exchanges.iter().filter(|(_, x)| x.attempt.as_ref().is_some_and(|a| a.pick.is_some())).count();
+        let upstream =
+            self.exchanges.iter().filter(|(_, x)| x.attempt.as_ref().is_some_and(|a| a.pick.is_some())).count();
         let counted: u64 = self.clusters.iter().map(|(_, c)| c.balancer.in_flight()).sum();
         assert_eq!(upstream as u64, counted, "attempts of exchanges, and attempts that balancers count");
-        let waiting = self.exchanges.iter().filter(|(_, x)| x.attempt.as_ref().is_some_and(|a| a.wait.is_some())).count();
+        let waiting =
+            self.exchanges.iter().filter(|(_, x)| x.attempt.as_ref().is_some_and(|a| a.wait.is_some())).count();
         assert_eq!(waiting, self.pool.waiting(), "exchanges that wait, and waiters of the pool");
     }
 }
