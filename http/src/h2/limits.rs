@@ -93,7 +93,7 @@ mod tests {
         let rates = Rates { pings: Rate { burst: 10, per_second: 5, per_useful: 2 }, ..Rates::default() };
         let mut limits = Limits::new(&rates);
         let start = Instant::now();
-        let mut taken = |limits: &mut Limits, ms: u64| {
+        let taken = |limits: &mut Limits, ms: u64| {
             let now = start + Duration::from_millis(ms);
             (0..100).take_while(|_| limits.take(Abuse::Pings, &rates, now)).count()
         };

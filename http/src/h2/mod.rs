@@ -39,3 +39,6 @@ pub use error::{Abuse, ConnectionError, ErrorCode, HeadError, OpenError, Reason,
 pub use event::{Cause, Event};
 pub use fields::join_cookies;
 pub use streams::StreamId;
+
+#[cfg(test)]
+mod interaction_tests;

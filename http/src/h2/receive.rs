@@ -140,7 +140,7 @@ impl<T: Copy> Connection<T> {
                 };
                 self.frame(header, input, now)
             }
-            Reading::Data(data) => self.data(data, input),
+            Reading::Data(data) => self.data(data, input, now),
             Reading::Payload(header) => self.payload(header, input, now),
             Reading::Skip(left) => {
                 let n = input.len().min(left as usize);
@@ -208,7 +208,7 @@ impl<T: Copy> Connection<T> {
         if h.kind == kind::DATA {
             let data = self.begin_data(h, now)?;
             self.reading = Reading::Data(data);
-            return self.data(data, input);
+            return self.data(data, input, now);
         }
         self.judge(h, now)?;
         if h.kind > kind::CONTINUATION {
@@ -344,7 +344,7 @@ impl<T: Copy> Connection<T> {
         }
     }
     #[inline]
-    fn data<'i>(&mut self, mut data: Data, input: &mut &'i [u8]) -> Result<Step<'i, T>, Fault> {
+    fn data<'i>(&mut self, mut data: Data, input: &mut &'i [u8], now: Instant) -> Result<Step<'i, T>, Fault> {
         if data.padded {
             let Some((&padding, rest)) = input.split_first() else { return Ok(Step::Starved) };
             *input = rest;
@@ -353,6 +353,9 @@ impl<T: Copy> Connection<T> {
             };
             data = Data { left, padding: u32::from(padding), padded: false, ..data };
             self.reading = Reading::Data(data);
+            if left == 0 && !data.end {
+                self.count(Abuse::EmptyData, now)?;
+            }
             if let Some(stream) = data.stream {
                 self.promised(stream, left, data.end)?;
                 self.credit_stream(stream, u32::from(padding) + 1);
