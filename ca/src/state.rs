@@ -295,6 +295,14 @@ fn signed_by(issuer: &CertificateDer<'_>, root: &CertificateDer<'_>) -> bool {
     })
 }
 
+fn is_old(pem: &str, now: UnixTime) -> bool {
+    let Ok(cert) = certificate(pem) else { return false };
+    der::facts(&cert).is_ok_and(|f| {
+        let (from, to) = (f.not_before.as_secs(), f.not_after.as_secs());
+        now.as_secs() > from + to.saturating_sub(from) / 3 * 2
+    })
+}
+
 impl State {
     /// A first state: a new root, or the user's.
     pub fn make(trust_domain: &str, root: Option<Made>, now: UnixTime, lives: Lives) -> Result<Self, StateError> {
@@ -434,11 +442,11 @@ impl State {
 
     /// Whether the signing issuer has lived two thirds of its life.
     pub fn issuer_is_old(&self, now: UnixTime) -> bool {
-        let Ok(Ok(cert)) = self.authority(self.signing).map(|a| certificate(&a.issuer)) else { return false };
-        der::facts(&cert).is_ok_and(|f| {
-            let (from, to) = (f.not_before.as_secs(), f.not_after.as_secs());
-            now.as_secs() > from + (to.saturating_sub(from)) / 3 * 2
-        })
+        self.authority(self.signing).is_ok_and(|a| is_old(&a.issuer, now))
+    }
+    /// Whether the root above it has.
+    pub fn root_is_old(&self, now: UnixTime) -> bool {
+        self.authority(self.signing).is_ok_and(|a| is_old(&a.root, now))
     }
 }
 

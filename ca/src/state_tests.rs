@@ -76,6 +76,7 @@ fn an_issuer_is_replaced_under_its_root_also_during_a_rotation() {
     both.check(today()).unwrap();
     assert_eq!(both.gate().unwrap(), Some(Gate::Bundle(3)));
     assert!(!a.issuer_is_old(later(19)) && a.issuer_is_old(later(21)));
+    assert!(!a.root_is_old(later(240)) && a.root_is_old(later(250)));
 }
 
 #[test]

@@ -1,4 +1,5 @@
 //! The program as people and the demo use it.
+#![allow(clippy::unwrap_used, reason = "a test: what it cannot unwrap it has failed")]
 
 use std::{
     io::{BufRead, BufReader},

@@ -424,6 +424,39 @@ fn row_47_older_versions_are_not_spoken() {
     let (_, s) = handshake(client, UID, Arc::new(server));
     assert!(matches!(HandshakeFailure::of_tls(&s.unwrap_err()), HandshakeFailure::Incompatible(_)));
 }
+/// A hello by hand: version, cipher suites, no extensions.
+fn bare_hello(version: [u8; 2], suites: &[[u8; 2]]) -> Vec<u8> {
+    let mut body = version.to_vec();
+    body.extend([7; 32]);
+    body.push(0);
+    body.extend((2 * suites.len() as u16).to_be_bytes());
+    body.extend(suites.concat());
+    body.extend([1, 0]);
+    let mut record = vec![22, 3, 1];
+    record.extend((body.len() as u16 + 4).to_be_bytes());
+    record.extend([1, 0]);
+    record.extend((body.len() as u16).to_be_bytes());
+    record.extend(body);
+    record
+}
+#[test]
+fn row_47_null_and_export_ciphers_and_versions_of_the_past() {
+    let us = MESH.credentials("shop", "cart", Some(UID));
+    for version in [[3, 0], [3, 1], [3, 2], [3, 3]] {
+        // NULL-MD5, EXPORT-RC4-40, RSA-3DES; AES-128-GCM of TLS 1.2
+        for suites in [&[[0, 1], [0, 3], [0, 10]][..], &[[0xc0, 0x2b]]] {
+            let bytes = bare_hello(version, suites);
+            let crate::Peek::Hello(hello) = crate::peek(&bytes) else { panic!() };
+            assert!(!hello.is_mesh(), "it is the application's own TLS, and passed on as it is");
+            // and if it came to our own TLS it would end there
+            let mut s = ServerConnection::new(us.mesh_server().unwrap()).unwrap();
+            s.read_tls(&mut &bytes[..]).unwrap();
+            let failure = HandshakeFailure::of_tls(&s.process_new_packets().unwrap_err());
+            assert!(matches!(failure, HandshakeFailure::Incompatible(_)), "{version:?}: {failure:?}");
+            assert!(s.wants_write(), "the peer is told");
+        }
+    }
+}
 #[test]
 fn row_47_the_server_name_must_be_our_own() {
     let (a, b) = (MESH.credentials("shop", "web", None), MESH.credentials("shop", "cart", Some(UID)));

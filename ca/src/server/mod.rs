@@ -112,6 +112,8 @@ pub struct Ca {
     pub(crate) working: Semaphore,
     cell: CredentialCell,
     pub(crate) stats: Stats,
+    /// Hour of the last warning that the root is old.
+    warned: AtomicU64,
 }
 
 /// What the CA has done.
@@ -168,6 +170,7 @@ impl Ca {
             cell: CredentialCell::new(bundle),
             settings,
             stats: Stats::default(),
+            warned: AtomicU64::new(0),
         });
         ca.own_certificate(&ca.state(), None)?;
         Ok(ca)
@@ -354,6 +357,11 @@ impl Ca {
             && let Err(e) = self.rotate_issuer()
         {
             tracing::error!(error = %e, "issuer not renewed");
+        }
+        // once an hour is enough for something that takes years
+        let hour = now.as_secs() / 3600;
+        if state.root_is_old(now) && state.rotation.is_none() && self.warned.swap(hour, Ordering::Relaxed) != hour {
+            tracing::warn!("the root has lived two thirds of its life: rotate it (weft-ca rotate root)");
         }
         self.tend_rotation(&state, now);
     }

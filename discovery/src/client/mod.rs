@@ -43,6 +43,7 @@ pub struct ClientSettings {
     pub uid: Arc<str>,
     /// Name of the pod, for people.
     pub workload: Arc<str>,
+    /// Empty, or checked by the controller against the certificate: wrong credentials are noticed at once.
     pub namespace: Arc<str>,
     pub addresses: Vec<std::net::IpAddr>,
     pub zone: Option<Arc<str>>,

@@ -60,3 +60,30 @@ fn holders(r: &Resource) -> usize {
         Resource::Bundle(v) => Arc::strong_count(v),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use weft_core::policy::{InboundPolicy, Probe};
+
+    fn policy(port: u16) -> Resource {
+        Resource::Inbound(Arc::new(InboundPolicy { probes: vec![Probe { port, path: None }], ..Default::default() }))
+    }
+
+    #[test]
+    fn one_value_is_encoded_once_and_forgotten_with_its_last_holder() {
+        let encoder = Encoder::default();
+        let held: Vec<_> = (0..100).map(policy).collect();
+        let first: Vec<_> = held.iter().map(|r| encoder.encode(r)).collect();
+        // the same Arc: the same bytes, not only equal ones
+        assert_eq!(encoder.encode(&held[3]).1.as_ptr(), first[3].1.as_ptr());
+        // equal content in another Arc: the same version
+        assert_eq!(encoder.encode(&policy(3)).0, first[3].0);
+        // ten thousand values that come and go leave no trace
+        for n in 0..10_000u16 {
+            assert_eq!(encoder.encode(&policy(n)).1, encode(&policy(n)).1);
+        }
+        assert!(encoder.0.lock().unwrap().values.len() <= 2 * 100 + 130);
+        assert_eq!(encoder.encode(&held[99]).1.as_ptr(), first[99].1.as_ptr());
+    }
+}

@@ -165,6 +165,10 @@ fn peer(info: PeerInfo, hello: proto::Hello) -> Result<Peer, Status> {
         }
         Ok(t)
     };
+    // nothing follows from it; a pod that was given the credentials of another namespace should learn so
+    if !hello.namespace.is_empty() && hello.namespace != identity.namespace() {
+        return Err(Status::permission_denied(format!("the certificate is of {identity}, not of that namespace")));
+    }
     if hello.uid.is_empty() {
         return Err(Status::invalid_argument("hello: no pod UID"));
     }

@@ -71,6 +71,16 @@ async fn row_81_a_pod_that_runs_as_somebody_else_is_refused() {
 }
 
 #[tokio::test]
+async fn row_81_a_pod_with_the_credentials_of_another_namespace_learns_so() {
+    let w = World::new();
+    let c = w.controller(None, ServerSettings::default()).await;
+    let mut raw = Raw::open(&w, c.address, &w.mesh.cell("shop", "web", None)).await.unwrap();
+    let hello = proto::Hello { uid: "web-0".into(), namespace: "bank".into(), protocol: 1, ..Default::default() };
+    raw.say(proxy_message::Kind::Hello(hello)).await;
+    assert_eq!(code(raw.next().await), Code::PermissionDenied);
+}
+
+#[tokio::test]
 async fn row_81_a_stream_does_not_outlive_its_certificate() {
     let w = World::new();
     let c = w.controller(None, ServerSettings::default()).await;
