@@ -12,7 +12,6 @@
 
 mod attempt;
 mod census;
-mod heads;
 mod log;
 mod mirror;
 mod request;
@@ -23,8 +22,8 @@ mod state;
 mod timers;
 mod turn;
 
+pub use census::Census;
 pub use log::Record;
-
 use crate::{
     api::{Accept, CloseHow, Command, ConnKey, DialError, EngineConfig, Wire},
     balance::Balancer,

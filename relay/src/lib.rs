@@ -25,4 +25,4 @@ pub mod timer;
 pub mod util;
 
 pub use api::{Accept, CloseHow, Command, ConnKey, DialError, EngineConfig, Limits, PoolConfig, Side, Timeouts, Wire};
-pub use engine::{Engine, Record, Shared};
+pub use engine::{Census, Engine, Record, Shared};
