@@ -12,6 +12,7 @@
 
 mod attempt;
 mod census;
+mod heads;
 mod log;
 mod mirror;
 mod request;
