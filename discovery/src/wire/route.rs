@@ -210,7 +210,7 @@ fn pattern(p: &Pattern) -> String {
     inner.unwrap_or(whole).into()
 }
 fn compile(s: String) -> Result<Pattern, WireError> {
-    Pattern::try_from(s).map_err(|e| WireError::invalid("regular expression", e))
+    super::patterns::compile(s).map_err(|e| WireError::invalid("regular expression", e))
 }
 
 impl From<&ValueMatch> for proto::ValueMatch {

@@ -333,3 +333,55 @@ fn errors_name_the_field() {
     assert!(matches!(decode(&[]), Err(WireError::Missing("resource"))));
     assert!(matches!(decode(b"\xff\xff\xff"), Err(WireError::Protobuf(_))));
 }
+
+#[test]
+fn a_table_of_five_thousand_rules_fits_into_a_message_and_keeps_its_expressions() {
+    let rule = |n: u32| {
+        let route =
+            RouteRef { kind: RouteKind::Http, namespace: "shop".into(), name: format!("r{n}").into(), created: 0 };
+        let path = match n % 5 {
+            0 => PathMatch::Regex(Pattern::try_from(format!("/{n}/[a-z]+")).unwrap()),
+            _ => PathMatch::Prefix(format!("/{n}").into()),
+        };
+        let backend = BackendRef::Service(ServiceRef { namespace: "shop".into(), name: "cart".into(), port: 80 });
+        Arc::new(Rule {
+            route: Arc::new(route),
+            index: 0,
+            name: None,
+            matches: RuleMatches::Http(vec![HttpMatch { path, ..Default::default() }]),
+            filters: Filters::default(),
+            backends: vec![WeightedBackend { backend, weight: 1, filters: Filters::default() }],
+            timeouts: Timeouts { request: Some(Duration::from_secs(1)), backend_request: None },
+            retry: None,
+        })
+    };
+    let port = ServicePort {
+        service: ServiceRef { namespace: "shop".into(), name: "cart".into(), port: 80 },
+        protocol: Protocol::Http,
+        routes: Routes::Http(Arc::new(HttpTable::from((0..5000).map(rule).collect::<Vec<_>>()))),
+        affinity: None,
+        addresses: vec![],
+    };
+    let value = Resource::ServicePort(Arc::new(port));
+    let bytes = encode(&value);
+    assert!(bytes.len() < 1 << 20, "{} bytes", bytes.len());
+    let first = decode(&bytes).unwrap();
+    // the table before is still in use when the next one comes: its thousand expressions are not compiled again
+    let second = decode(&bytes).unwrap();
+    assert_eq!((&second, &first), (&first, &value));
+    let patterns = |r: &Resource| -> Vec<Pattern> {
+        let Resource::ServicePort(port) = r else { panic!() };
+        let Routes::Http(table) = &port.routes else { panic!() };
+        let all = table.rules.iter().filter_map(|r| match &r.matches {
+            RuleMatches::Http(m) => match &m[0].path {
+                PathMatch::Regex(p) => Some(p.clone()),
+                _ => None,
+            },
+            RuleMatches::Grpc(_) => None,
+        });
+        all.collect()
+    };
+    let (first, second) = (patterns(&first), patterns(&second));
+    assert_eq!(first.len(), 1000);
+    assert!(first.iter().zip(&second).all(|(a, b)| Arc::ptr_eq(&a.0, &b.0)));
+}
