@@ -39,7 +39,7 @@ impl Engine {
 
     pub(super) fn respond_as(&mut self, key: ExKey, status: u16, cause: Cause) {
         let Some(x) = self.ex(key) else { return };
-        let (leg, grpc) = (x.leg, x.grpc);
+        let (leg, grpc, bodyless) = (x.leg, x.grpc, x.head.method() == b"HEAD");
         let unprocessed = x.down.inbound() && cause.kind.class() == Class::Unprocessed;
         let timeout = cause.kind == Kind::RequestTimeout;
         if timeout {
@@ -63,7 +63,8 @@ impl Engine {
             head.add(b"content-type", b"text/plain");
         }
         x.cause = Some(cause);
-        let body = if grpc { String::new() } else { format!("weft: {text}\n") };
+        // RFC 9110, 9.3.2: the answer to HEAD has no body
+        let body = if grpc || bodyless { String::new() } else { format!("weft: {text}\n") };
         self.send_answer(leg, &head, body.as_bytes());
         pool::give(head);
         self.finish(key);
