@@ -8,6 +8,7 @@ mod metrics;
 mod sample;
 
 use clap::{Parser, Subcommand};
+use std::process::ExitCode;
 
 #[derive(Parser)]
 #[command(name = "weft", version, about = "A service mesh that speaks only Gateway API")]
@@ -26,10 +27,17 @@ enum Command {
     Sample(sample::Args),
 }
 
-fn main() -> anyhow::Result<()> {
-    match Cli::parse().command {
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
         Command::Demo(args) => demo::run(args),
         Command::Dump(args) => dump::run(args),
         Command::Sample(args) => sample::run(args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("weft: {e:#}");
+            ExitCode::FAILURE
+        }
     }
 }

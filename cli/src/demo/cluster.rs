@@ -109,7 +109,7 @@ impl Cluster {
                     _ => copy.push(document.to_owned()),
                 }
             }
-            fs::write(folder.join(file.file_name().unwrap_or_default()), copy.join("---\n"))?;
+            fs::write(folder.join(file.file_name().unwrap_or_default()), format!("{}\n", copy.join("\n---\n")))?;
         }
         for d in &deployments {
             let on = meshed.get(&text_of(&d["metadata"]["namespace"])).copied().unwrap_or(false);
@@ -216,7 +216,9 @@ fn text_of(v: &Value) -> String {
 /// The documents of a YAML stream, as text, so that what the user wrote stays as it is.
 fn documents(text: &str) -> impl Iterator<Item = &str> {
     let text = text.strip_prefix("---\n").unwrap_or(text);
-    text.split("\n---\n").filter(|d| d.lines().any(|l| !l.trim().is_empty() && !l.trim_start().starts_with('#')))
+    text.split("\n---\n")
+        .map(|d| d.trim_end_matches('\n'))
+        .filter(|d| d.lines().any(|l| !l.trim().is_empty() && !l.trim_start().starts_with('#')))
 }
 
 #[cfg(test)]
