@@ -9,6 +9,7 @@
 //! decides is a pure function of the index, so `check` and `explain` on a folder say what the running mesh does.
 
 pub mod attach;
+pub mod check;
 pub mod compile;
 pub mod convert;
 pub mod facts;
@@ -24,6 +25,7 @@ pub mod status;
 pub mod testing;
 pub mod world;
 
+pub use check::check;
 pub use finding::{Finding, Severity};
 pub use index::{Index, Mesh};
 pub use source::folder::Folder;

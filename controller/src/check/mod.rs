@@ -1,0 +1,189 @@
+//! Finds mistakes before traffic does: every one with object, field and fix.
+//!
+//! The judgements are those of the running mesh (statuses, compiled ports), asked for all objects at once, plus what a person would notice who reads the
+//! objects side by side. Works on an index, so a folder and a cluster are judged alike.
+
+mod policies;
+mod routes;
+mod services;
+mod workloads;
+
+use crate::{
+    attach,
+    convert::{Effect, Problem},
+    finding::{Finding, Severity},
+    index::{Index, Mesh},
+    object::{Name, Object, ObjectKey, Stored},
+    source::{Update, folder::Folder},
+    status,
+};
+use std::{collections::BTreeSet, path::PathBuf, time::Instant};
+
+/// Checks one or more folders. Findings come by file and line.
+pub fn check(folders: &[PathBuf]) -> Vec<Finding> {
+    let mut folder = Folder::new(folders.iter().cloned());
+    let (update, _) = folder.load(&BTreeSet::new(), Instant::now());
+    check_update(&update, Mesh::default())
+}
+
+/// Checks what a source sent.
+pub fn check_update(update: &Update, mesh: Mesh) -> Vec<Finding> {
+    let mut index = Index::new(mesh);
+    index.apply(update);
+    let mut found = check_index(&index);
+    found.extend(update.findings.iter().flat_map(|f| f.iter().cloned()));
+    found.sort();
+    found.dedup();
+    found
+}
+
+/// Checks the objects of an index.
+pub fn check_index(index: &Index) -> Vec<Finding> {
+    let mut check = Check { index, found: Vec::new() };
+    check.statuses();
+    check.routes();
+    check.services();
+    check.workloads();
+    check.policies();
+    check.found.sort();
+    check.found.dedup();
+    check.found
+}
+
+struct Check<'i> {
+    index: &'i Index,
+    found: Vec<Finding>,
+}
+
+impl<'i> Check<'i> {
+    fn say(
+        &mut self,
+        severity: Severity,
+        code: &'static str,
+        object: &Stored,
+        field: &str,
+        message: impl Into<String>,
+        fix: impl Into<String>,
+    ) {
+        self.found.push(Finding::at(severity, code, object, field, message, fix));
+    }
+
+    /// What the parents make of each route.
+    fn statuses(&mut self) {
+        for report in status::reports(self.index) {
+            let Some(stored) = self.index.get(&report.key) else { continue };
+            if report.parents.is_empty() {
+                self.say(
+                    Severity::Warning,
+                    "route-unattached",
+                    stored,
+                    "spec.parentRefs",
+                    "is empty: the route applies to nothing",
+                    "name a Service (group: \"\", kind: Service)",
+                );
+            }
+            for (i, parent) in report.parents.iter().enumerate() {
+                for p in &parent.problems {
+                    let (severity, code) = judged(p);
+                    self.say(severity, code, stored, &p.field, p.message.clone(), p.fix.clone());
+                }
+                let accepted = parent.condition("Accepted");
+                if let Some(c) = accepted.filter(|c| c.reason == "Conflicted" || (c.status && !c.message.is_empty())) {
+                    let field = format!("spec.parentRefs[{i}]");
+                    let message = c.message.trim_start_matches(&field).trim_start_matches(": ");
+                    let (message, fix) =
+                        message.split_once(" (").map_or((message, ""), |(m, f)| (m, f.trim_end_matches(')')));
+                    let fix = if fix.is_empty() { "attach one kind of route to a port" } else { fix };
+                    self.say(Severity::Error, "route-conflict", stored, &field, message, fix);
+                }
+            }
+        }
+        for (key, stored) in self.route_list() {
+            for (service, _) in crate::refs::service_parents(&stored.object) {
+                let view = status::view_of(&key, &service);
+                let ports: Vec<u16> =
+                    self.index.service(&service).map(|s| s.ports.iter().map(|p| p.port).collect()).unwrap_or_default();
+                for port in ports {
+                    for s in status::shadows(self.index, &service, port, &view).into_iter().filter(|s| s.route == key) {
+                        let field = format!("spec.rules[{}].matches[{}]", s.rule, s.place);
+                        let message =
+                            format!("never gets a request: {} has the same match and wins, since {}", s.winner, s.why);
+                        self.say(
+                            Severity::Warning,
+                            "match-shadowed",
+                            stored,
+                            &field,
+                            message,
+                            "make the match more specific, or remove one of the two",
+                        );
+                    }
+                }
+            }
+        }
+    }
+
+    fn route_list(&self) -> Vec<(ObjectKey, &'i Stored)> {
+        let mut all: Vec<_> = self.index.routes().map(|(k, s)| (k.clone(), s)).collect();
+        all.sort_by(|a, b| a.0.cmp(&b.0));
+        all
+    }
+
+    /// Objects of every kind, in order.
+    fn objects(&self) -> Vec<(&'i ObjectKey, &'i Stored)> {
+        let mut all: Vec<_> = self.index.objects().collect();
+        all.sort_by_key(|(k, _)| *k);
+        all
+    }
+
+    /// Labels of everything that runs or would run: pods, and the templates of workloads.
+    fn pod_templates(&self) -> Vec<workloads::Template<'i>> {
+        self.objects().into_iter().filter_map(|(_, s)| workloads::template(s)).collect()
+    }
+
+    /// Whether a Service port has routes for anyone.
+    fn is_routed(&self, service: &Name, port: u16) -> bool {
+        let usable = |k: &ObjectKey, s: &Stored| status::usable(self.index, k, s, service);
+        let consumers = attach::consumers(self.index, service).into_iter().map(attach::View::Consumer);
+        let mut views = consumers.chain([attach::View::Producer]);
+        views.any(|v| !attach::group(self.index, service, port, &v, usable).routes.is_empty())
+    }
+}
+
+fn judged(p: &Problem) -> (Severity, &'static str) {
+    let below = p.field.rsplit('.').next().unwrap_or_default();
+    match p.effect {
+        Effect::DropsRule => (Severity::Error, "rule-dropped"),
+        Effect::FailsRule => (Severity::Error, "filter-unsupported"),
+        Effect::Ignored => (Severity::Warning, "field-ignored"),
+        Effect::Reference(reason) => match (reason, below) {
+            ("NoMatchingParent", "group") => (Severity::Error, "parent-group"),
+            ("NoMatchingParent", "kind") => (Severity::Error, "parent-kind"),
+            ("NoMatchingParent", "port") => (Severity::Error, "parent-port"),
+            ("NoMatchingParent", _) => (Severity::Error, "parent-not-found"),
+            ("Pending", _) => (Severity::Info, "gateway-unserved"),
+            ("RefNotPermitted", _) => (Severity::Error, "reference-not-granted"),
+            ("BackendNotFound", "port") => (Severity::Error, "backend-port"),
+            ("BackendNotFound", _) => (Severity::Error, "backend-not-found"),
+            ("InvalidKind", "extensionRef") => (Severity::Error, "filter-unsupported"),
+            ("InvalidKind", _) => (Severity::Error, "backend-kind"),
+            _ => (Severity::Error, "reference-unsupported"),
+        },
+    }
+}
+
+/// A namespace's name for a message.
+fn plural(n: usize, one: &str, many: &str) -> String {
+    if n == 1 { format!("1 {one}") } else { format!("{n} {many}") }
+}
+
+/// The object behind a key, as routes see it.
+fn http_rules(object: &Object) -> Option<&[weft_api::http::HTTPRouteRule]> {
+    match object {
+        Object::HTTPRoute(r) => Some(&r.spec.rules),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+#[path = "check_tests.rs"]
+mod tests;
