@@ -1,7 +1,7 @@
 //! The access log: one JSON object for each line, written by a thread of its own. Lossy: when the disk or the reader of the pipe is slow, records are dropped and
 //! counted; a request never waits for its log line.
 
-use crate::stats::Rim;
+use crate::{metrics, stats::Rim};
 use std::{
     fs::OpenOptions,
     io::{self, BufWriter, Write},
@@ -11,7 +11,9 @@ use std::{
         mpsc::{Receiver, SyncSender, sync_channel},
     },
     thread,
+    time::{SystemTime, UNIX_EPOCH},
 };
+use weft_relay::Record;
 
 /// Lines that may wait for the writer: a tenth of a second at 40,000 requests/s.
 const WAITING: usize = 4096;
@@ -51,6 +53,38 @@ impl AccessLog {
             self.stats.log_dropped.one();
         }
     }
+}
+
+/// The line of an exchange.
+pub fn http(r: &Record) -> Box<str> {
+    let text = |b: &[u8]| String::from_utf8_lossy(b).into_owned();
+    let began = SystemTime::now().checked_sub(r.started.elapsed()).unwrap_or(UNIX_EPOCH);
+    serde_json::json!({
+        "time": began.duration_since(UNIX_EPOCH).map_or(0.0, |d| d.as_secs_f64()),
+        "kind": "http",
+        "direction": if r.inbound { "inbound" } else { "outbound" },
+        "client": r.client,
+        "peer": r.peer.as_ref().map(|p| p.uri()),
+        "method": text(&r.method),
+        "authority": text(&r.authority),
+        "path": text(&r.path),
+        "request_id": r.request_id.as_deref().map(text),
+        "traceparent": r.traceparent.as_deref().map(text),
+        "status": r.status,
+        "cause": r.cause,
+        "detail": r.detail,
+        "parent": r.parent.to_string(),
+        "route": r.route.as_ref().map(|o| format!("{}/{}/{}", metrics::kind(o.kind), o.namespace, o.name)),
+        "rule": r.rule,
+        "backend": r.backend.as_ref().map(ToString::to_string),
+        "upstream": r.upstream,
+        "attempts": r.attempts,
+        "received": r.received,
+        "sent": r.sent,
+        "duration_ms": r.duration.as_secs_f64() * 1e3,
+    })
+    .to_string()
+    .into()
 }
 
 fn write(mut out: BufWriter<Box<dyn Write + Send>>, waiting: &Receiver<Box<str>>) {

@@ -13,7 +13,7 @@
 use crate::{
     control::{self, Control, Listening, State as Life, Workers},
     credentials::unix_now,
-    opaque,
+    metrics, opaque,
     worker::Shared,
 };
 use axum::{
@@ -53,7 +53,7 @@ pub async fn serve(listener: std::net::TcpListener, admin: Admin) {
     let app = Router::new()
         .route("/ready", get(ready))
         .route("/live", get(|| async { "live\n" }))
-        .route("/metrics", get(metrics))
+        .route("/metrics", get(scrape))
         .route("/probe/tcp/{port}", get(probe))
         .route("/dump", get(dump))
         .route("/drain", post(drain))
@@ -169,10 +169,10 @@ async fn dump(State(a): State<Admin>, ConnectInfo(client): ConnectInfo<SocketAdd
     .into_response()
 }
 
-async fn metrics(State(a): State<Admin>) -> Response {
+async fn scrape(State(a): State<Admin>) -> Response {
     let mut out = String::with_capacity(16 * 1024);
     a.shared.stats.render(&mut out);
-    a.shared.render_engines(&mut out);
+    metrics::render(&a.shared.engines.registry.snapshot(), &mut out);
     if let Some(c) = a.shared.cell.as_ref().map(|c| c.current()) {
         let _ = writeln!(out, "# TYPE weft_bundle_version gauge\nweft_bundle_version {}", c.bundle.version());
         if let Some(l) = c.credentials {

@@ -203,13 +203,13 @@ pub struct Limits {
     pub connections: usize,
     /// New mesh handshakes per second from one address; more wait their turn, and beyond one second's worth of waiting are closed.
     pub handshakes_per_source: u32,
-    /// Bytes that this process may hold in buffers: a quarter of the memory limit is the injector's choice.
-    pub buffer_bytes: usize,
+    /// Bytes that this process may use; a quarter of it may be held for slow readers. Absent: what the container's cgroup says.
+    pub memory: Option<usize>,
 }
 impl Default for Limits {
     fn default() -> Self {
         // 4,000/s: above what one core can complete (3,000/s measured), so an honest peer never meets it; it bounds the queue of a hostile one
-        Self { connections: 0, handshakes_per_source: 4000, buffer_bytes: 64 << 20 }
+        Self { connections: 0, handshakes_per_source: 4000, memory: None }
     }
 }
 

@@ -305,7 +305,7 @@ impl Run {
             gate: self.gate.clone(),
             cell: self.cell.clone(),
             discovery: discovery.clone(),
-            engines: Mutex::default(),
+            engines: weft_relay::Shared::new(self.config.limits.memory.or_else(limits::memory), Instant::now()),
             log: self.log.clone(),
             config: self.config.clone(),
         });

@@ -9,11 +9,12 @@
 //! one connection leaves in one write. Errors of sockets become `broken`, which the engine turns into retries or resets.
 
 use crate::{
+    access_log,
     config::ms,
     opaque,
     outbound::HttpDest,
     view::Update,
-    wire::{Read, SCRATCH, Wire, WireError, give_back},
+    wire::{Read, SCRATCH, Wire, WireError},
     worker::{Shared, Worker},
 };
 use ahash::AHashMap;
@@ -30,6 +31,7 @@ use std::{
 };
 use tokio::time::{Sleep, sleep, timeout};
 use weft_core::{endpoint::MeshPeer, identity::WorkloadIdentity};
+use weft_http::h1::spare;
 use weft_identity::{Alpn, HandshakeFailure};
 use weft_relay::{Accept, CloseHow, Command, ConnKey, DialError, Engine, EngineConfig, Side, Wire as Codec};
 
@@ -88,7 +90,13 @@ impl Slot {
 impl Http {
     pub fn new(shared: &Shared, seed: u64) -> Http {
         let identity = shared.cell.as_ref().and_then(|c| c.credentials()).map(|c| c.identity().clone());
-        let config = EngineConfig { zone: shared.config.pod.zone.clone(), identity, ..EngineConfig::default() };
+        let config = EngineConfig {
+            zone: shared.config.pod.zone.clone(),
+            identity,
+            shared: Some(shared.engines.clone()),
+            access_log: shared.log.is_on(),
+            ..EngineConfig::default()
+        };
         let engine = Engine::new(config, seed, Instant::now());
         Http { engine: RefCell::new(engine), slots: RefCell::default(), armed: Cell::new(None), timer: Cell::new(None) }
     }
@@ -140,6 +148,11 @@ impl Worker {
                     let slot = self.slot(conn);
                     self.spawn(dial(self.clone(), conn, slot, to, tls, wire));
                 }
+            }
+        }
+        if self.shared.log.is_on() {
+            while let Some(record) = self.http.engine.borrow_mut().take_log() {
+                self.shared.log.line(access_log::http(&record));
             }
         }
         let next = self.http.engine.borrow_mut().next_timer();
@@ -345,7 +358,8 @@ struct Drive {
     /// Output was taken whose departure has not been told.
     owed: bool,
     closing: Option<Box<Closing>>,
-    done: bool,
+    /// Closed in order.
+    clean: bool,
 }
 
 struct Closing {
@@ -357,7 +371,7 @@ struct Closing {
 
 impl Drive {
     fn new(w: Rc<Worker>, conn: ConnKey, slot: Rc<Slot>, wire: Wire) -> Drive {
-        Drive { w, conn, slot, wire, ended: false, owed: false, closing: None, done: false }
+        Drive { w, conn, slot, wire, ended: false, owed: false, closing: None, clean: false }
     }
 
     /// One turn. `Err`: the socket is of no use any more.
@@ -410,6 +424,9 @@ impl Drive {
                 break Err(e);
             }
             if wire.backlog() {
+                if *owed {
+                    engine.borrow_mut().blocked(*conn, now);
+                }
                 break Ok(());
             }
             if std::mem::take(owed) {
@@ -421,36 +438,37 @@ impl Drive {
             wire.push_buf(&mut out);
             *owed = true;
         };
-        give_back(out);
+        spare::give(out);
         w.commands();
         r
     }
 
-    /// Writes what is left and closes as the engine said.
-    fn close(&mut self, cx: &mut Context<'_>, c: &mut Closing) -> Result<Poll<()>, WireError> {
+    /// Writes what is left and closes as the engine said. `Ready(false)`: it took too long.
+    fn close(&mut self, cx: &mut Context<'_>, c: &mut Closing) -> Result<Poll<bool>, WireError> {
+        if self.slot.end.get() == Some(End::Reset) {
+            return Ok(Poll::Ready(false));
+        }
         if !c.lingering {
-            self.wire.flush(cx)?;
+            self.write(cx, Instant::now())?;
             if self.wire.backlog() {
-                return Ok(c.deadline.as_mut().poll(cx));
+                return Ok(c.deadline.as_mut().poll(cx).map(|()| false));
             }
-            match c.how {
-                CloseHow::Reset => {
-                    self.wire.reset();
-                    return Ok(Poll::Ready(()));
-                }
-                CloseHow::Now => return self.wire.shutdown(cx).map(|()| Poll::Ready(())),
-                CloseHow::Linger(time) => {
-                    self.wire.shutdown(cx)?;
-                    c.lingering = true;
-                    c.deadline.as_mut().reset(tokio::time::Instant::now() + time);
-                }
+            if c.how == CloseHow::Reset {
+                return Ok(Poll::Ready(false));
             }
+            self.wire.shutdown(cx)?;
+            if !self.wire.is_shut() {
+                return Ok(c.deadline.as_mut().poll(cx).map(|()| false));
+            }
+            let CloseHow::Linger(time) = c.how else { return Ok(Poll::Ready(true)) };
+            c.lingering = true;
+            c.deadline.as_mut().reset(tokio::time::Instant::now() + time);
         }
         loop {
             match self.wire.read(cx, |_, _| {})? {
                 Read::Data(_) => {}
-                Read::Eof => return Ok(Poll::Ready(())),
-                Read::Pending => return Ok(c.deadline.as_mut().poll(cx)),
+                Read::Eof => return Ok(Poll::Ready(true)),
+                Read::Pending => return Ok(c.deadline.as_mut().poll(cx).map(|()| true)),
             }
         }
     }
@@ -461,45 +479,37 @@ impl Future for Drive {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = self.get_mut();
         this.slot.register(cx);
-        if let Some(mut c) = this.closing.take() {
-            let r = this.close(cx, &mut c);
-            this.closing = Some(c);
-            return match r {
-                Ok(Poll::Pending) => Poll::Pending,
-                Ok(Poll::Ready(())) | Err(_) => Poll::Ready(()),
-            };
+        if this.closing.is_none() {
+            this.slot.running.set(true);
+            let r = this.turn(cx);
+            this.slot.running.set(false);
+            match r {
+                Ok(Poll::Pending) => return Poll::Pending,
+                Ok(Poll::Ready(())) => {}
+                Err(error) => {
+                    tracing::trace!(conn = ?this.conn, %error, "connection broken");
+                    return Poll::Ready(());
+                }
+            }
+            // the engine has ended this connection
+            match this.slot.end.get() {
+                Some(End::Close(how)) => {
+                    let deadline = Box::pin(sleep(FLUSH));
+                    this.closing = Some(Box::new(Closing { how, lingering: false, deadline }));
+                }
+                _ => return Poll::Ready(()),
+            }
         }
-        this.slot.running.set(true);
-        let r = this.turn(cx);
-        this.slot.running.set(false);
+        let Some(mut c) = this.closing.take() else { return Poll::Ready(()) };
+        let r = this.close(cx, &mut c);
+        this.closing = Some(c);
         match r {
-            Ok(Poll::Pending) => return Poll::Pending,
-            Ok(Poll::Ready(())) => {}
-            Err(error) => {
-                tracing::trace!(conn = ?this.conn, %error, "connection broken");
-                this.done = true;
-                let conn = this.conn;
-                this.w.engine(|e, now| e.broken(conn, now));
-                return Poll::Ready(());
-            }
-        }
-        // the engine has ended this connection
-        this.done = true;
-        match this.slot.end.get() {
-            Some(End::Close(how)) => {
-                let mut out = Vec::new();
-                this.w.engine(|e, now| e.take_output(this.conn, &mut out, now));
-                this.wire.push_buf(&mut out);
-                give_back(out);
-                this.w.http.forget(this.conn);
-                this.closing = Some(Box::new(Closing { how, lingering: false, deadline: Box::pin(sleep(FLUSH)) }));
-                cx.waker().wake_by_ref();
-                Poll::Pending
-            }
-            _ => {
-                this.wire.reset();
+            Ok(Poll::Pending) => Poll::Pending,
+            Ok(Poll::Ready(clean)) => {
+                this.clean = clean;
                 Poll::Ready(())
             }
+            Err(_) => Poll::Ready(()),
         }
     }
 }
@@ -507,18 +517,32 @@ impl Future for Drive {
 impl Drop for Drive {
     fn drop(&mut self) {
         self.w.http.forget(self.conn);
-        if self.done {
+        if self.clean {
             return;
         }
-        // a panic in the turn, or the worker ends: the engine must not wait for this connection
+        // broken, told to reset, a panic in the turn, or the worker ends: the peer must not take what it got for everything, and the
+        // engine must not wait for this connection (a key that is dead already means nothing to it)
         self.wire.reset();
         let tell = || {
-            if self.w.http.engine.try_borrow().is_ok() {
+            if self.w.http.engine.try_borrow_mut().is_ok() {
                 self.w.engine(|e, now| e.broken(self.conn, now));
             }
         };
         if catch_unwind(AssertUnwindSafe(tell)).is_err() {
             self.w.shared.stats.panics.one();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A thousand idle connections are in the memory goal: what a task of one holds is bounded by the build.
+    #[test]
+    fn an_idle_connection_is_small() {
+        assert!(size_of::<Drive>() <= 224, "{}", size_of::<Drive>());
+        assert!(size_of::<Wire>() <= 176, "{}", size_of::<Wire>());
+        assert!(size_of::<Slot>() <= 64, "{}", size_of::<Slot>());
     }
 }

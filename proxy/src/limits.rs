@@ -27,6 +27,14 @@ pub fn connections_for(descriptors: usize) -> usize {
     (descriptors.saturating_sub(RESERVED) / 2).max(1)
 }
 
+/// The memory limit of the container, if it has one.
+pub fn memory() -> Option<usize> {
+    // version 2 of cgroups, then version 1, which says "no limit" with an absurd number
+    let read = |path| std::fs::read_to_string(path).ok()?.trim().parse::<usize>().ok();
+    let limit = read("/sys/fs/cgroup/memory.max").or_else(|| read("/sys/fs/cgroup/memory/memory.limit_in_bytes"));
+    limit.filter(|n| *n < 1 << 50)
+}
+
 /// Counts accepted connections of all workers. At the limit accepting pauses: what waits stays in the kernel's backlog, what is open is not touched.
 pub struct Gate {
     open: AtomicUsize,

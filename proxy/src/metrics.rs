@@ -2,11 +2,13 @@
 //!
 //! | metric | labels beside `parent`, `kind`, `route`, `rule`, `backend` | what |
 //! |---|---|---|
-//! | `weft_requests_total` | | exchanges that have begun |
+//! | `weft_requests_total` | `success` | exchanges that have ended: `false` is a 5xx, a reset, or no response |
+//! | `weft_requests_in_flight` | | exchanges under way |
+//! | `weft_attempts_total` | `success` | what endpoints were asked |
 //! | `weft_responses_total` | `class` (`1xx`-`5xx`, `none`) | what the client saw |
 //! | `weft_failures_total` | `cause` | responses that the proxy made itself, and resets |
 //! | `weft_retries_total`, `weft_retries_refused_total` | | attempts after the first; those that the budget forbade |
-//! | `weft_timeouts_total` | `kind`=`request` or `attempt` as `timeout` | |
+//! | `weft_timeouts_total` | `timeout` (`request`, `attempt`) | |
 //! | `weft_mirrors_total`, `weft_mirrors_dropped_total` | | |
 //! | `weft_received_bytes_total`, `weft_sent_bytes_total` | | bodies from and to the client |
 //! | `weft_request_duration_seconds` | `le` | histogram |
@@ -15,8 +17,8 @@ use std::{fmt::Write, time::Duration};
 use weft_core::route::RouteKind;
 use weft_relay::stats::{SeriesKey, SeriesSnapshot, Snapshot};
 
-/// Upper ends of the histogram's buckets, as powers of two of microseconds, where the engine's own buckets are exact: 256 us to 17 s, each four times the last.
-const BUCKETS: [u32; 9] = [8, 10, 12, 14, 16, 18, 20, 22, 24];
+/// Upper ends of the histogram's buckets, as powers of two of microseconds, where the engine's own buckets are exact: 128 us to 1 s, and three more to 17 s.
+const BUCKETS: [u32; 16] = [7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 22, 24];
 
 fn escape(s: &str) -> String {
     s.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
@@ -47,6 +49,13 @@ fn labels(k: &SeriesKey) -> String {
     )
 }
 
+fn good(v: &SeriesSnapshot) -> u64 {
+    v.responses[1..5].iter().sum()
+}
+fn bad(v: &SeriesSnapshot) -> u64 {
+    v.responses[0] + v.responses[5]
+}
+
 /// Appends everything.
 pub fn render(s: &Snapshot, out: &mut String) {
     let all: Vec<(String, &SeriesSnapshot)> = s.series.iter().map(|(k, v)| (labels(k), v)).collect();
@@ -57,7 +66,19 @@ pub fn render(s: &Snapshot, out: &mut String) {
             let _ = writeln!(out, "{name}{{{l}}} {}", get(v));
         }
     };
-    counter(out, "weft_requests_total", |v| v.requests);
+    let success = |out: &mut String, name: &str, good: Get, bad: Get| {
+        let _ = writeln!(out, "# TYPE {name} counter");
+        for (l, v) in &all {
+            let _ = writeln!(out, "{name}{{{l},success=\"true\"}} {}", good(v));
+            let _ = writeln!(out, "{name}{{{l},success=\"false\"}} {}", bad(v));
+        }
+    };
+    success(out, "weft_requests_total", good, bad);
+    success(out, "weft_attempts_total", |v| v.attempts_succeeded, |v| v.attempts.saturating_sub(v.attempts_succeeded));
+    let _ = writeln!(out, "# TYPE weft_requests_in_flight gauge");
+    for (l, v) in &all {
+        let _ = writeln!(out, "weft_requests_in_flight{{{l}}} {}", v.in_flight());
+    }
     counter(out, "weft_retries_total", |v| v.retries);
     counter(out, "weft_retries_refused_total", |v| v.retries_refused);
     counter(out, "weft_mirrors_total", |v| v.mirrors);
@@ -121,6 +142,9 @@ mod tests {
             SeriesKey { parent: service("web"), route: Some(Arc::new(route)), rule: 2, backend: Some(service("v1")) };
         let s = shard.series(&key);
         s.requests.add(2);
+        s.retries.add(3);
+        s.attempts.add(5);
+        s.attempts_succeeded.add(1);
         s.finish(200, Duration::from_millis(3));
         s.finish(503, Duration::from_secs(60));
         s.causes.add("no_endpoint", 1);
@@ -128,7 +152,10 @@ mod tests {
         render(&registry.snapshot(), &mut out);
         let l = "parent=\"shop/web:80\",kind=\"HTTPRoute\",route=\"shop/r\\\"1\",rule=\"2\",backend=\"shop/v1:80\"";
         for line in [
-            format!("weft_requests_total{{{l}}} 2"),
+            format!("weft_requests_total{{{l},success=\"true\"}} 1"),
+            format!("weft_requests_total{{{l},success=\"false\"}} 1"),
+            format!("weft_attempts_total{{{l},success=\"false\"}} 4"),
+            format!("weft_requests_in_flight{{{l}}} 0"),
             format!("weft_responses_total{{{l},class=\"2xx\"}} 1"),
             format!("weft_responses_total{{{l},class=\"5xx\"}} 1"),
             format!("weft_failures_total{{{l},cause=\"no_endpoint\"}} 1"),

@@ -26,35 +26,15 @@ use tokio::{
     net::TcpStream,
 };
 use weft_discovery::Lease;
+use weft_http::h1::spare;
 
 /// One read: also the most that a turn handles before it yields (design 3.6).
 pub const SCRATCH: usize = 64 * 1024;
-/// Output buffers kept per thread for reuse, and the largest that is kept: eight turns in flight, bodies of 256 KiB with framing.
-const SPARES: usize = 8;
-const SPARE_MAX: usize = 320 * 1024;
 /// Pieces at least this long are written to a plain socket without being copied first.
 const DIRECT: usize = 4096;
 
 thread_local! {
     static SCRATCH_BUF: RefCell<Vec<u8>> = RefCell::new(vec![0; SCRATCH]);
-    static SPARE: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
-}
-
-/// An empty buffer from the thread's free list.
-pub fn buffer() -> Vec<u8> {
-    SPARE.with_borrow_mut(|s| s.pop()).unwrap_or_else(|| Vec::with_capacity(8192))
-}
-
-/// Gives a buffer back to the thread's free list.
-pub fn give_back(mut b: Vec<u8>) {
-    if b.capacity() > 0 && b.capacity() <= SPARE_MAX {
-        b.clear();
-        SPARE.with_borrow_mut(|s| {
-            if s.len() < SPARES {
-                s.push(b)
-            }
-        });
-    }
 }
 
 /// Why a wire can no longer be used.
@@ -292,7 +272,7 @@ impl Wire {
             }
             None => {
                 if self.out.capacity() == 0 {
-                    self.out = buffer();
+                    self.out = spare::take();
                 }
                 self.out.extend_from_slice(d);
             }
@@ -349,7 +329,7 @@ impl Wire {
                 }
                 if self.out.capacity() > 0 {
                     self.at = 0;
-                    give_back(std::mem::take(&mut self.out));
+                    spare::give(std::mem::take(&mut self.out));
                 }
             }
         }

@@ -30,7 +30,7 @@ use std::{
     net::SocketAddr,
     panic::AssertUnwindSafe,
     rc::Rc,
-    sync::{Arc, Mutex},
+    sync::Arc,
     time::{Duration, Instant},
 };
 use tokio::{
@@ -55,8 +55,8 @@ pub struct Shared {
     pub cell: Option<CredentialCell>,
     /// `None`: static configuration, unknown addresses are outside.
     pub discovery: Option<DiscoveryClient>,
-    /// What the engines count, one for each worker.
-    pub engines: Mutex<Vec<()>>,
+    /// What the engines share: budgets, ejections, counters.
+    pub engines: Arc<weft_relay::Shared>,
     pub log: AccessLog,
 }
 
@@ -65,9 +65,6 @@ impl Shared {
     pub fn is_own_pod(&self, a: SocketAddr) -> bool {
         self.config.pod.ips.contains(&a.ip())
     }
-
-    /// Appends the engines' metrics.
-    pub fn render_engines(&self, _: &mut String) {}
 }
 
 /// What a worker is told by the control thread.

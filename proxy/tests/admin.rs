@@ -1,4 +1,5 @@
 //! The admin server of a running pair.
+#![allow(clippy::unwrap_used)]
 
 use std::{
     io::{Read, Write},

@@ -1,4 +1,5 @@
 //! Proxies with a real CA and a real discovery server: start order, lookups, and what happens when the controller is gone.
+#![allow(clippy::unwrap_used)]
 
 use std::{
     io::{ErrorKind, Read, Write},
@@ -53,7 +54,7 @@ struct Index {
 }
 impl Provider for Index {
     fn admit(&self, peer: &Peer) -> Result<(), Box<str>> {
-        (&*peer.uid == format!("{}-uid", peer.workload)).then_some(()).ok_or("no such pod".into())
+        (*peer.uid == format!("{}-uid", peer.workload)).then_some(()).ok_or("no such pod".into())
     }
     fn lookup(&self, _: &Peer, a: SocketAddr) -> Target {
         if a == at(SERVICE) { Target::Service(service()) } else { Target::Outside }

@@ -1,4 +1,5 @@
 //! The binary: start from a static file with credentials from a directory, serve, drain, end.
+#![allow(clippy::unwrap_used)]
 
 use nix::{sys::signal, unistd::Pid};
 use std::{

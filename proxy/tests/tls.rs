@@ -1,4 +1,5 @@
 //! Odd and hostile TLS at the inbound side, and routing of the application's own TLS by server name.
+#![allow(clippy::unwrap_used)]
 
 use rustls::{ClientConfig, ClientConnection, RootCertStore, client::danger};
 use std::{
