@@ -251,6 +251,19 @@ impl Engine {
         debug_assert_eq!(action, Action::Send);
         x.state = next;
         a.conn = Some(conn);
+        // the wait for a connection has its own end; from here on only the attempt's own time counts
+        let limit = x.rule.as_ref().and_then(|r| r.timeouts.backend_request()).map(|d| a.started + d);
+        if let Some(t) = x.timer {
+            match limit {
+                Some(at) => {
+                    self.wheel.reschedule(t, at);
+                }
+                None => {
+                    self.wheel.cancel(t);
+                    x.timer = None;
+                }
+            }
+        }
         let Some(c) = self.conns.get_mut(conn.index as usize).filter(|c| c.key == conn) else {
             debug_assert!(false, "the pool gave a connection that is gone");
             a.conn = None;
