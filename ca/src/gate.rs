@@ -13,6 +13,8 @@ pub struct Report {
     pub expected: u32,
     /// Bundle version, issuer of the leaf, how many.
     pub confirmed: Vec<(u64, Box<[u8]>, u32)>,
+    /// What the controller itself uses.
+    pub own: Option<(u64, Box<[u8]>)>,
 }
 
 /// How far a gate is.
@@ -53,17 +55,20 @@ impl Gates {
         self.reports.remove(&stream);
     }
 
-    /// Every controller knows all workloads, and has the streams of some of them.
+    /// Every controller knows all workloads, and has the streams of some of them; and it is itself one that must confirm.
     pub fn progress(&self, gate: &Gate) -> Progress {
-        let passes = |(bundle, issuer, _): &&(u64, Box<[u8]>, u32)| match gate {
-            Gate::Bundle(version) => bundle >= version,
-            Gate::Issuer { bundle: version, key } => bundle >= version && issuer == key,
+        let passes = |bundle: u64, issuer: &[u8]| match gate {
+            Gate::Bundle(version) => bundle >= *version,
+            Gate::Issuer { bundle: version, key } => bundle >= *version && issuer == &**key,
         };
-        let confirmed = self.reports.values().flat_map(|r| r.confirmed.iter().filter(passes)).map(|c| c.2);
+        let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        let proxies = self.reports.values().flat_map(|r| &r.confirmed).filter(|(b, i, _)| passes(*b, i)).map(|c| c.2);
+        let own = self.reports.values().filter(|r| r.own.as_ref().is_some_and(|(b, i)| passes(*b, i))).count();
+        let workloads = self.reports.values().map(|r| r.expected).max().unwrap_or(0);
         Progress {
             reporters: self.reports.len(),
-            expected: self.reports.values().map(|r| r.expected).max().unwrap_or(0),
-            confirmed: confirmed.fold(0, u32::saturating_add),
+            expected: workloads.saturating_add(count(self.reports.len())),
+            confirmed: proxies.fold(count(own), u32::saturating_add),
         }
     }
 
@@ -88,8 +93,10 @@ impl Gates {
 mod tests {
     use super::*;
 
+    /// The controller itself uses what the first of its proxies use.
     fn report(expected: u32, confirmed: &[(u64, &[u8], u32)]) -> Report {
-        Report { expected, confirmed: confirmed.iter().map(|(v, i, n)| (*v, (*i).into(), *n)).collect() }
+        let own = confirmed.first().map(|(v, i, _)| (*v, (*i).into()));
+        Report { expected, confirmed: confirmed.iter().map(|(v, i, n)| (*v, (*i).into(), *n)).collect(), own }
     }
 
     #[test]
@@ -99,7 +106,7 @@ mod tests {
         assert!(!g.may_pass(&gate, t, hold), "nobody to ask");
         g.report(1, report(3, &[(7, b"a", 2), (6, b"a", 1)]));
         assert!(!g.may_pass(&gate, t, hold));
-        assert_eq!(g.progress(&gate).to_string(), "2 of 3 have confirmed (1 controllers)");
+        assert_eq!(g.progress(&gate).to_string(), "3 of 4 have confirmed (1 controllers)");
         g.report(1, report(3, &[(7, b"a", 2), (8, b"a", 1)]));
         assert!(!g.may_pass(&gate, t, hold), "just complete");
         assert!(g.may_pass(&gate, t + hold, hold));
@@ -122,5 +129,22 @@ mod tests {
         assert!(!g.may_pass(&gate, t, Duration::ZERO));
         g.report(1, report(5, &[(3, b"old", 5)]));
         assert!(!g.may_pass(&gate, t, Duration::ZERO), "leaves of the old issuer");
+    }
+
+    #[test]
+    fn controllers_do_not_stand_in_for_proxies() {
+        let (mut g, t) = (Gates::default(), Instant::now());
+        let gate = Gate::Bundle(3);
+        // three replicas, five workloads, four of which have confirmed
+        g.report(1, report(5, &[(3, b"a", 2)]));
+        g.report(2, report(5, &[(3, b"a", 1), (2, b"a", 1)]));
+        g.report(3, report(5, &[(3, b"a", 1)]));
+        assert_eq!(g.progress(&gate).to_string(), "7 of 8 have confirmed (3 controllers)");
+        assert!(!g.may_pass(&gate, t, Duration::ZERO));
+        g.report(2, report(5, &[(3, b"a", 2)]));
+        assert!(g.may_pass(&gate, t, Duration::ZERO));
+        // a controller that has not confirmed holds it, too
+        g.report(3, Report { own: Some((2, (*b"a").into())), ..report(5, &[(3, b"a", 1)]) });
+        assert!(!g.may_pass(&gate, t, Duration::ZERO));
     }
 }

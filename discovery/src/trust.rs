@@ -90,8 +90,8 @@ enum FollowError {
     Bundle(#[from] crate::wire::WireError),
 }
 
-/// Installs every bundle that the CA publishes in `cell`, and reports. Never ends; drop it to stop. The controller counts as one of the
-/// proxies: its own leaf and bundle are part of every report.
+/// Installs every bundle that the CA publishes in `cell`, and reports. Never ends; drop it to stop. The controller's own
+/// leaf and bundle are part of every report: it is a member of the mesh like its proxies.
 pub async fn follow(s: FollowSettings, cell: CredentialCell) {
     if s.cas.is_empty() {
         tracing::error!("no CA address is configured");
@@ -169,10 +169,8 @@ fn report(s: &FollowSettings, cell: &CredentialCell) -> proto::TrustReport {
         leaf_issuer: issuer.into(),
         proxies,
     };
-    let mut confirmed: Vec<_> = s.confirmations.sums().into_iter().map(one).collect();
-    let own = cell.current();
-    if let Some(c) = own.credentials {
-        confirmed.push(one((own.bundle.version(), c.issuer().into(), 1)));
-    }
-    proto::TrustReport { reporter: s.reporter.clone(), expected: *s.expected.borrow() + 1, confirmed }
+    let confirmed = s.confirmations.sums().into_iter().map(one).collect();
+    let current = cell.current();
+    let own = current.credentials.map(|c| one((current.bundle.version(), c.issuer().into(), 1)));
+    proto::TrustReport { reporter: s.reporter.clone(), expected: *s.expected.borrow(), confirmed, own }
 }

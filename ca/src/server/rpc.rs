@@ -155,7 +155,8 @@ impl Trust for Service {
                                 (c.bundle_version, c.leaf_issuer.into_boxed_slice(), c.proxies)
                             };
                             let confirmed = r.confirmed.into_iter().map(one).collect();
-                            ca.lock_gates().report(id, Report { expected: r.expected, confirmed });
+                            let own = r.own.map(|c| (c.bundle_version, c.leaf_issuer.into_boxed_slice()));
+                            ca.lock_gates().report(id, Report { expected: r.expected, confirmed, own });
                         }
                         Ok(Some(_)) => break Some(Status::invalid_argument("report with too many sums")),
                         Ok(None) | Err(_) => break None,
