@@ -311,6 +311,9 @@ pub mod pool {
     use super::Head;
     use std::cell::RefCell;
 
+    /// Heads travel in their boxes; the list keeps both.
+    type Spare = RefCell<Vec<Box<Head>>>;
+
     /// 64 heads: as many as complete within one turn of a busy worker; more is a burst whose memory goes back to the allocator.
     const KEEP: usize = 64;
     /// Larger ones are not kept: with 2 KiB at most, the list pins 128 KiB for each thread.
@@ -319,7 +322,7 @@ pub mod pool {
     const KEEP_FIELDS: usize = 64;
 
     thread_local! {
-        static SPARE: RefCell<Vec<Box<Head>>> = const { RefCell::new(Vec::new()) };
+        static SPARE: Spare = const { RefCell::new(Vec::new()) };
     }
 
     /// An empty head.

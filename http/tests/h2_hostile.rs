@@ -156,7 +156,8 @@ fn row_17_the_peer_may_not_make_our_encoder_grow() {
 #[test]
 fn row_18_floods() {
     let ping = || frame(6, 0, 0, &[0; 8]);
-    let cases: Vec<(Abuse, usize, Box<dyn Fn() -> Vec<u8>>)> = vec![
+    type Says = Box<dyn Fn() -> Vec<u8>>;
+    let cases: Vec<(Abuse, usize, Says)> = vec![
         (Abuse::Settings, 99, Box::new(|| settings(&[]))),
         (Abuse::Settings, 99, Box::new(|| frame(4, 1, 0, b""))),
         (Abuse::Pings, 1001, Box::new(ping)),
@@ -483,4 +484,98 @@ fn row_11_other_protocols() {
         t.say(bytes.to_vec());
         assert_eq!(failure(&t), (ErrorCode::ProtocolError, Reason::Preface));
     }
+}
+
+/// Conversations with errors thrown in: nothing panics, little is held, and after the end nothing more is said.
+#[test]
+fn row_21_torn_and_twisted_conversations() {
+    let mut seed = 7u64;
+    let mut random = move |n: usize| {
+        seed ^= seed << 13;
+        seed ^= seed >> 7;
+        seed ^= seed << 17;
+        (seed % n as u64) as usize
+    };
+    let pieces: Vec<Vec<u8>> = vec![
+        request(1, 0, &[("a", "b"), ("content-length", "10")]),
+        data(1, 0, b"01234"),
+        frame(0, END | PADDED, 1, b"\x0256789\0\0"),
+        request(3, END, &[]),
+        frame(1, 0, 5, &block(&REQUEST)),
+        frame(9, END_HEADERS, 5, &block(&[("c", "d")])),
+        headers(5, END, &[("t", "1")]),
+        rst(3, 8),
+        settings(&[(1, 0), (3, 1), (4, 70_000), (5, 20_000), (1, 4096)]),
+        window(0, 100),
+        window(5, 100),
+        frame(6, 0, 0, &[1; 8]),
+        frame(2, 0, 7, &[0, 0, 0, 1, 1]),
+        goaway(0, 0),
+        frame(77, 255, 9, b"?"),
+        frame(1, END_HEADERS | END | 0x20, 9, &[&[0, 0, 0, 1, 1][..], &[0x82, 0x86, 0x84, 0x41, 0x81, 0x1f]].concat()),
+    ];
+    for round in 0..20_000 {
+        let mut t = if round % 2 == 0 { Talk::server(Config::default()) } else { Talk::client(Config::default()) };
+        if round % 2 == 1 {
+            for _ in 0..5 {
+                t.open("/", false);
+            }
+        }
+        let mut bytes = Vec::new();
+        for piece in &pieces {
+            if random(8) == 0 {
+                continue;
+            }
+            bytes.extend(piece);
+            if random(10) == 0 {
+                bytes.extend(&pieces[random(pieces.len())]);
+            }
+        }
+        for _ in 0..random(4) {
+            let at = random(bytes.len());
+            match random(3) {
+                0 => bytes[at] = random(256) as u8,
+                1 => bytes[at] ^= 1 << random(8),
+                _ => drop(bytes.drain(at..(at + 1 + random(20)).min(bytes.len()))),
+            }
+        }
+        let mut rest = &bytes[..];
+        while !rest.is_empty() {
+            let n = (1 + random(60)).min(rest.len());
+            t.say(rest[..n].to_vec());
+            let ids: Vec<_> = t.ids.values().copied().collect();
+            if let Some(id) = ids.get(random(6)) {
+                match random(5) {
+                    0 => drop(t.c.send_head(*id, &answer(200, &[]), random(2) == 0)),
+                    1 => t.c.release(*id, t.c.unreleased(*id) as usize),
+                    2 => t.c.discard(*id),
+                    3 => t.c.reset(*id, ErrorCode::Cancel),
+                    _ => t.c.grow_window(*id, 10),
+                }
+            }
+            rest = &rest[n..];
+        }
+        let heard = t.hear();
+        assert!(heard.len() < 200);
+        if t.failed.is_some() {
+            assert!(heard.last().unwrap().starts_with("GOAWAY"), "{heard:?}");
+            t.say(request(99, END, &[]));
+            assert_eq!(t.hear(), [""; 0]);
+        }
+        while t.c.take_stream().is_some() {}
+        assert_eq!((t.c.streams(), t.c.queued_total()), (0, 0));
+    }
+}
+
+#[test]
+fn row_18_settings_that_touch_every_stream() {
+    let mut t = Talk::server(Config::default());
+    for i in 0..1000 {
+        t.say(request(1 + 2 * i, 0, &[]));
+    }
+    // 2,730 changes in each frame: one pass over the streams for each frame
+    let many: Vec<(u16, u32)> = (0..2730).map(|i| (4, i)).collect();
+    let (n, _) = flood(&mut t, 1000, |_| settings(&many));
+    // the budget grew with the thousand requests, not with the settings
+    assert_eq!((n, failure(&t)), (99, (CALM, Reason::Flood(Abuse::Settings))));
 }

@@ -60,7 +60,7 @@ pub struct Rates {
     pub settings: Rate,
     /// PING: keep-alive every 10 s; gRPC measures bandwidth by one for each round trip that carries data.
     pub pings: Rate,
-    /// PRIORITY (which we ignore, RFC 9113, 5.3.2) and unknown frames: browsers send a few for each stream.
+    /// PRIORITY (which we ignore, RFC 9113, 5.3.2), unknown frames, repeated GOAWAY, RST_STREAM of closed streams: browsers send a few for each stream.
     pub ignored: Rate,
     /// DATA without a byte and without END_STREAM: no use is known, some libraries flush so.
     pub empty_data: Rate,

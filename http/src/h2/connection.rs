@@ -270,6 +270,15 @@ impl<T: Copy> Connection<T> {
         spare::release(&mut self.out);
     }
 
+    /// Gives the memory of a past burst back, if no stream is open. For connections that have been idle for a while.
+    pub fn shrink(&mut self) {
+        if self.streams.len() == 0 && self.pending.is_empty() {
+            self.streams.shrink();
+            self.pending = VecDeque::new();
+            self.ring = VecDeque::new();
+        }
+    }
+
     /// Announces that no new streams are wanted: GOAWAY with the highest identifier and a PING; when that is answered, the final GOAWAY, so that no request that was under way
     /// is lost (RFC 9113, 6.8). A client opens no more streams and says so at once.
     pub fn go_away_gracefully(&mut self) {
@@ -376,8 +385,11 @@ impl<T: Copy> Connection<T> {
     }
     /// RST_STREAM, and the stream is forgotten.
     pub(super) fn rst(&mut self, id: u32, code: ErrorCode) {
-        self.control_frame(|out| control::put_rst_stream(out, id, code));
-        self.our_resets.push(id);
+        // after GOAWAY for an error nothing is said
+        if self.failed.is_none() {
+            self.control_frame(|out| control::put_rst_stream(out, id, code));
+            self.our_resets.push(id);
+        }
         if let Some(stream) = self.streams.find(id) {
             self.remove(stream);
         }

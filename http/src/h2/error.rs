@@ -164,7 +164,7 @@ pub enum Abuse {
     Settings,
     #[error("PING frames")]
     Pings,
-    #[error("PRIORITY or unknown frames")]
+    #[error("frames without effect")]
     Ignored,
     #[error("empty DATA frames")]
     EmptyData,

@@ -233,7 +233,7 @@ impl<T: Copy> Connection<T> {
             kind::RST_STREAM | kind::WINDOW_UPDATE => h.len == 4,
             kind::PING => h.len == 8,
             kind::GOAWAY => h.len >= 8,
-            kind::SETTINGS => h.len % 6 == 0 && (h.len == 0 || !h.has(flag::ACK)),
+            kind::SETTINGS => h.len.is_multiple_of(6) && (h.len == 0 || !h.has(flag::ACK)),
             _ => true,
         };
         if !length_ok {
@@ -255,7 +255,7 @@ impl<T: Copy> Connection<T> {
             kind::SETTINGS => Ok(self.count(Abuse::Settings, now)?),
             kind::PING => Ok(self.count(Abuse::Pings, now)?),
             kind::WINDOW_UPDATE => Ok(self.count(Abuse::WindowUpdates, now)?),
-            kind::HEADERS | kind::RST_STREAM | kind::GOAWAY => Ok(()),
+            kind::HEADERS | kind::RST_STREAM => Ok(()),
             _ => Ok(self.count(Abuse::Ignored, now)?),
         }
     }
@@ -471,6 +471,7 @@ impl<T: Copy> Connection<T> {
     }
     fn settings(&mut self, payload: &[u8]) -> Result<Event<'static, T>, Fault> {
         use ErrorCode::*;
+        let mut window = None;
         for setting in settings::parse(payload) {
             match setting.map_err(|(code, reason)| connection_error(code, reason))? {
                 Setting::HeaderTableSize(n) => self.encoder.set_peer_max(n as usize),
@@ -479,12 +480,16 @@ impl<T: Copy> Connection<T> {
                     return Err(connection_error(ProtocolError, Reason::SettingsValue));
                 }
                 Setting::MaxConcurrentStreams(n) => self.peer.max_streams = n,
-                Setting::InitialWindowSize(n) => self.initial_window(n)?,
+                // each change touches every stream: only the last one of a frame counts
+                Setting::InitialWindowSize(n) => window = Some(n),
                 Setting::MaxFrameSize(n) => self.peer.max_frame = n,
                 Setting::EnableConnectProtocol(on) => self.peer.extended_connect = on,
                 // advice; a head that is too large is answered by the peer
                 Setting::MaxHeaderListSize(_) | Setting::EnablePush(_) | Setting::Unknown => {}
             }
+        }
+        if let Some(n) = window {
+            self.initial_window(n)?;
         }
         if !self.peer.ready {
             self.peer.ready = true;

@@ -162,16 +162,12 @@ impl<T: Copy> Connection<T> {
     }
     /// RST_STREAM. The stream is gone at once, its queue is dropped, no event follows.
     pub fn reset(&mut self, stream: StreamId, code: ErrorCode) {
-        if self.streams.get(stream).is_none() {
-            return;
-        }
-        match self.failed {
-            None => self.rst(stream.id, code),
-            Some(_) => self.remove(stream),
+        if self.streams.get(stream).is_some() {
+            self.rst(stream.id, code);
         }
     }
     /// The rest of what the peer sends on this stream is not wanted (early response): it is dropped and credited, and once our message has ended RST_STREAM(NO_ERROR) ends the
-    /// stream (RFC 9113, 8.1). No event but [`Event::Sent`] follows.
+    /// stream (RFC 9113, 8.1). No event but [`Event::Sent`] and a [`Event::Reset`] of the peer's follows.
     pub fn discard(&mut self, stream: StreamId) {
         let Some(s) = self.streams.get_mut(stream) else { return };
         s.discard = true;
@@ -261,7 +257,7 @@ impl<T: Copy> Connection<T> {
     #[inline]
     pub fn release(&mut self, stream: StreamId, n: usize) {
         let Some(s) = self.streams.get_mut(stream) else { return };
-        debug_assert!(n <= s.held as usize, "more is released than was delivered");
+        debug_assert!(s.discard || n <= s.held as usize, "more is released than was delivered");
         let n = n.min(s.held as usize) as u32;
         s.held -= n;
         self.credit_stream(stream, n);

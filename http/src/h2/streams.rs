@@ -219,6 +219,12 @@ impl<T> Streams<T> {
         self.free.push(stream.slot);
         queued
     }
+    /// Gives the memory of a past burst back. Only without streams.
+    pub fn shrink(&mut self) {
+        if self.len() == 0 {
+            *self = Streams::new();
+        }
+    }
     pub fn iter_mut(&mut self) -> impl Iterator<Item = (StreamId, &mut Stream<T>)> {
         self.slots.iter_mut().enumerate().filter(|(_, s)| s.id != 0).map(|(slot, s)| {
             let id = s.id;
