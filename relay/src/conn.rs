@@ -126,6 +126,8 @@ pub(crate) enum Watch {
     /// Nothing under way, towards a client.
     KeepAlive,
     Tunnel,
+    /// The client has shut down its side while it is owed an answer: it may have left.
+    HalfClosed,
     /// An HTTP/2 connection after our GOAWAY without streams, or the last bytes of a closing one.
     Closing,
 }

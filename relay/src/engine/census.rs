@@ -54,6 +54,19 @@ impl Engine {
         c
     }
 
+    /// One line for each exchange under way, for people.
+    pub fn under_way(&self) -> Vec<String> {
+        let line = |x: &super::Exchange| {
+            let path = String::from_utf8_lossy(x.head.path());
+            let client = if x.is_mirror() { "mirror".into() } else { x.down.client.to_string() };
+            let up = x.attempt.as_ref().map(|a| format!("attempt {} at {}, over: {}", a.leg, a.address, a.response_over));
+            let body = format!("{} of {} bytes up, ended: {}", x.body.released, x.body.total, x.body.end);
+            let age = self.now.saturating_duration_since(x.started);
+            format!("{:?} {path} {client} {age:?} {body}, {} of {} down, {up:?}, status {}", x.state, x.left, x.received, x.status)
+        };
+        self.exchanges.iter().map(|(_, x)| line(x)).collect()
+    }
+
     /// Checks the books against each other.
     ///
     /// # Panics

@@ -142,6 +142,7 @@ impl Engine {
         let watch = match (&c.codec, c.phase) {
             (_, Phase::Dialing) => Watch::Nothing,
             (_, Phase::Closing) => Watch::Closing,
+            (Codec::Server(s), _) if c.eof && c.exchange.is_some() && s.waiting() != Waiting::Tunnel => Watch::HalfClosed,
             (Codec::Server(s), _) => match s.waiting() {
                 Waiting::Idle => Watch::KeepAlive,
                 Waiting::Head => Watch::Head,
@@ -183,6 +184,7 @@ impl Engine {
             Watch::Nothing => None,
             Watch::Head => Some(c.since + t.head),
             Watch::Body => Some(c.since.max(c.heard) + t.body_idle),
+            Watch::HalfClosed => Some(c.since + t.body_idle),
             Watch::KeepAlive => Some(c.since + t.keep_alive),
             Watch::Tunnel => Some(c.since.max(c.heard) + t.tunnel_idle),
             Watch::Closing => Some(c.since + CLOSING),
@@ -215,6 +217,11 @@ impl Engine {
             Watch::Nothing => {}
             Watch::KeepAlive => self.drain_conn(key),
             Watch::Closing => self.cut(key),
+            // nothing was written for so long that nobody could have told us
+            Watch::HalfClosed => {
+                self.totals.limits.add("half_closed", 1);
+                self.cut(key);
+            }
             Watch::Tunnel => {
                 self.totals.limits.add("tunnel_idle", 1);
                 self.cut(key);

@@ -3,7 +3,7 @@
 use super::{Engine, response::Lost};
 use crate::{
     api::{CloseHow, Command, ConnKey},
-    conn::{Codec, DOWN, Phase, Role, Token},
+    conn::{Codec, DOWN, Phase, Role, Token, Watch},
 };
 use weft_core::cause::{Cause, Kind};
 use weft_http::{h1, h2, head::pool};
@@ -281,11 +281,15 @@ impl Engine {
 
     /// The last output has left.
     pub(super) fn left(&mut self, key: ConnKey) {
+        let now = self.now;
         let Some(c) = self.conn(key) else { return };
         if c.writing.take().is_none() {
             return;
         }
         let unblocked = std::mem::take(&mut c.blocked);
+        if c.watch == Watch::HalfClosed {
+            c.since = now;
+        }
         let bytes = u64::from(std::mem::take(&mut c.in_flight));
         let token = c.exchange;
         c.codec.output_taken();

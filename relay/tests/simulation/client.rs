@@ -338,8 +338,10 @@ impl World {
                         h2::Event::Reset { token, cause, .. } => {
                             assert!(
                                 !matches!(cause, h2::Cause::Violation(_)),
-                                "seed {}: request {token}: {cause:?}",
-                                self.seed
+                                "seed {}: request {token}: {cause:?}\n{:#?}\n{:#?}",
+                                self.seed,
+                                self.plans[token as usize],
+                                self.book[token as usize]
                             );
                             Told::Reset { id: token }
                         }

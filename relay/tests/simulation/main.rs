@@ -8,7 +8,8 @@
 //! Each scene checks that every exchange ends exactly once, that bodies are intact or cut off with a reset, that retries happen only where they are
 //! allowed, that nothing exceeds its bound, that the counters add up, and that nothing is left at the end.
 //!
-//! `WEFT_SIM_SEED=n` plays one seed alone and tells every event; `WEFT_SIM_EXCHANGES=n` sets how many exchanges all seeds have together.
+//! `WEFT_SIM_SEED=n` plays one seed alone and tells every event; `WEFT_SIM_EXCHANGES=n` sets how many exchanges all seeds have together;
+//! `WEFT_SIM_KEEP_GOING=1` goes on after a failure.
 #![allow(clippy::unwrap_used)]
 
 mod client;
@@ -51,6 +52,7 @@ fn play(exchanges: u64, one: fn(u64, u32, bool) -> Sum) -> Option<Sum> {
             }
             match catch_unwind(AssertUnwindSafe(|| one(seed, EACH, false))) {
                 Ok(s) => sum.add(s),
+                Err(_) if number("WEFT_SIM_KEEP_GOING").is_some() => {}
                 Err(e) => {
                     next.store(seeds, Relaxed);
                     eprintln!("seed {seed} failed: run it alone with WEFT_SIM_SEED={seed}");

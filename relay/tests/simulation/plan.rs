@@ -92,7 +92,6 @@ pub enum Serving {
 pub struct Served {
     /// Microseconds since the start.
     pub at: u64,
-    pub service: usize,
     pub status: u16,
     pub state: Serving,
     /// Not the first exchange of its HTTP/1 connection.
