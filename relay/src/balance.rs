@@ -1,7 +1,9 @@
 //! The endpoints of one backend, as one worker sees them, and the choice among them.
 //!
 //! **Load** of an endpoint is its peak-EWMA latency times its requests in flight plus one. The average jumps to a worse observation at once and
-//! forgets with a time constant of 10 s; a gateway failure counts as four times the average, so that failing quickly attracts nobody.
+//! forgets with a time constant of 10 s. A 502, 503 or 504 counts as no quicker than the endpoints' mean, so that failing quickly attracts nobody, and no
+//! slower than it was: whether an application that fails now and then is shunned is for outlier ejection to say. A connection that fails says nothing of
+//! latency and counts as four times the average.
 //! **Power of two choices**: two endpoints are drawn and the less loaded one is taken, which avoids both the herd that "the best" attracts and
 //! any work that grows with the number of endpoints. A new endpoint starts at the mean of the others: it gets its share at once and no rush.
 //!
@@ -38,7 +40,7 @@ use weft_core::endpoint::{Endpoint, Endpoints};
 const DECAY: Duration = Duration::from_secs(10);
 /// Floor of an average, so that load still counts requests in flight after a pause. 10 us: less than any real answer.
 const FLOOR: f64 = 10_000.0;
-/// What a gateway failure counts as, in averages, and its bound: harsh enough that traffic goes elsewhere at once, mild enough that it comes back
+/// What a failed connection counts as, in averages, and its bound: harsh enough that traffic goes elsewhere at once, mild enough that it comes back
 /// within a few time constants.
 const FAILURE_FACTOR: f64 = 4.0;
 const FAILURE_MOST: f64 = 1e9;
@@ -279,6 +281,7 @@ impl Balancer {
 
     /// Ends an attempt. Returns how long its endpoint is ejected, if this ejects it. `random` jitters that.
     pub fn finish(&mut self, attempt: Attempt, outcome: Outcome, now: Instant, random: u64) -> Option<Duration> {
+        let mean = if matches!(outcome, Outcome::Answered { verdict: Verdict::Gateway, .. }) { self.mean(now) } else { 0.0 };
         let s = &mut self.slots[attempt.id.index as usize];
         debug_assert!(s.generation == attempt.id.generation && s.in_flight > 0, "finished twice");
         self.in_flight -= 1;
@@ -286,11 +289,7 @@ impl Balancer {
         let verdict = match outcome {
             Outcome::Answered { verdict, latency } => {
                 s.connect = Connect::Worked;
-                if verdict == Verdict::Gateway {
-                    s.fail(now);
-                } else {
-                    s.observe(latency.as_nanos() as f64, now);
-                }
+                s.observe((latency.as_nanos() as f64).max(mean), now);
                 Some(verdict)
             }
             Outcome::Refused | Outcome::ConnectTimeout | Outcome::ConnectFailed => {
