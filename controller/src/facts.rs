@@ -17,6 +17,8 @@ use weft_core::{policy::Probe, service::Protocol};
 pub const INJECT_LABEL: &str = "weft.dev/inject";
 /// Ports of a pod that its capture leaves alone, separated by commas.
 pub const EXCLUDE_INBOUND: &str = "weft.dev/exclude-inbound-ports";
+/// Ports that a pod's calls go to without its sidecar, separated by commas.
+pub const EXCLUDE_OUTBOUND: &str = "weft.dev/exclude-outbound-ports";
 /// Kubernetes' default for `sessionAffinityConfig.clientIP.timeoutSeconds`.
 const AFFINITY_SECONDS: u64 = 10_800;
 
@@ -186,6 +188,8 @@ pub struct PodFacts {
     pub inject: Option<bool>,
     /// Ports that the sidecar does not take.
     pub excluded: BTreeSet<u16>,
+    /// Ports of others that its calls reach without the sidecar.
+    pub excluded_outbound: BTreeSet<u16>,
     /// Container ports by name.
     pub named_ports: BTreeMap<Box<str>, u16>,
     pub probes: Vec<Probe>,
@@ -214,8 +218,11 @@ impl PodFacts {
         let mut probes: Vec<Probe> = probes.filter_map(|p| probe(p, &named_ports)).collect();
         probes.sort_by(|a, b| (a.port, &a.path).cmp(&(b.port, &b.path)));
         probes.dedup();
-        let excluded = meta.annotations.iter().flatten().filter(|(k, _)| *k == EXCLUDE_INBOUND);
-        let excluded = excluded.flat_map(|(_, v)| v.split(',')).filter_map(|p| p.trim().parse().ok()).collect();
+        let ports_of = |annotation: &str| -> BTreeSet<u16> {
+            let text =
+                meta.annotations.as_ref().and_then(|a| a.get(annotation)).map(String::as_str).unwrap_or_default();
+            text.split(',').filter_map(|p| p.trim().parse().ok()).collect()
+        };
         Self {
             name: name.clone(),
             // a file may leave it out; a UID only has to be told from others, and to be a server name
@@ -230,7 +237,8 @@ impl PodFacts {
             terminating: meta.deletion_timestamp.is_some(),
             inject: labels.get(INJECT_LABEL).map(|v| v == "enabled"),
             labels,
-            excluded,
+            excluded: ports_of(EXCLUDE_INBOUND),
+            excluded_outbound: ports_of(EXCLUDE_OUTBOUND),
             named_ports,
             probes,
         }

@@ -12,6 +12,7 @@ pub mod attach;
 pub mod check;
 pub mod compile;
 pub mod convert;
+pub mod explain;
 pub mod facts;
 pub mod finding;
 pub mod index;

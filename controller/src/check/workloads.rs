@@ -3,7 +3,10 @@
 use super::Check;
 use crate::{
     compile,
-    facts::{EXCLUDE_INBOUND, INJECT_LABEL, Labels, ServiceFacts, TargetPort, label_selector_picks, selects},
+    facts::{
+        EXCLUDE_INBOUND, EXCLUDE_OUTBOUND, INJECT_LABEL, Labels, ServiceFacts, TargetPort, label_selector_picks,
+        selects,
+    },
     finding::Severity::{Error, Info, Warning},
     object::{Kind, Name, Object, Stored},
     source::suggest,
@@ -24,7 +27,6 @@ const PROXY_UID: i64 = 2102;
 const PROXY_CONTAINER: &str = "weft-proxy";
 /// Where proxies reach the CA and the controller.
 const CONTROL_PORTS: [i32; 2] = [15010, 15012];
-const EXCLUDE_OUTBOUND: &str = "weft.dev/exclude-outbound-ports";
 
 /// A pod, or the template of a workload.
 pub(super) struct Template<'i> {

@@ -1,0 +1,140 @@
+use super::*;
+use crate::testing::*;
+
+fn shop() -> String {
+    [
+        namespace("shop", true),
+        namespace("web", true),
+        namespace("plain", false),
+        svc("shop", "orders", 1, "[{name: http, port: 80, targetPort: 8080}]"),
+        svc("shop", "orders-v2", 2, "[{name: http, port: 80, targetPort: 8080}]"),
+        pod("shop", "orders", 1),
+        pod("shop", "orders-v2", 2),
+        pod("web", "front", 3),
+    ]
+    .concat()
+}
+fn routed() -> String {
+    let rules = "[{name: exact, matches: [{path: {type: Exact, value: /a}}], backendRefs: [{name: orders-v2, port: 80}]}, {name: rest, filters: [{type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: x-a, value: b}]}}], backendRefs: [{name: orders, port: 80, weight: 3}, {name: gone, port: 80}], timeouts: {request: 1s, backendRequest: 200ms}, retry: {codes: [503], attempts: 2, backoff: 10ms}}]";
+    shop() + &route("HTTPRoute", "shop", "r", "name: orders, port: 80", rules)
+}
+fn ask(yaml: &str, from: &str, to: &str, path: &str) -> Explanation {
+    let q = Question { from: from.into(), to: to.into(), path: path.into(), ..Question::default() };
+    explain(&index(yaml), &q).unwrap()
+}
+
+#[test]
+fn a_routed_request_from_end_to_end() {
+    let e = ask(&routed(), "web/front", "orders.shop:80", "/a");
+    assert_eq!(
+        (e.target.kind, e.target.name.as_str(), e.dialled.as_str()),
+        ("Service", "shop/orders:80", "10.96.0.1:80")
+    );
+    let rule = e.rule.as_ref().unwrap();
+    assert_eq!(
+        (rule.route.as_str(), rule.rule.as_str(), rule.matched.as_str()),
+        ("HTTPRoute shop/r", "exact", "path = /a")
+    );
+    assert_eq!(rule.because, "wins over HTTPRoute shop/r rule rest: an exact path comes first");
+    assert_eq!(e.from.identity.as_deref(), Some("spiffe://cluster.local/ns/web/sa/front"));
+    assert_eq!(
+        e.tls,
+        ["spiffe://cluster.local/ns/web/sa/front <-> spiffe://cluster.local/ns/shop/sa/orders-v2: mutual TLS 1.3"]
+    );
+    assert_eq!(e.outcome.status, None);
+}
+
+#[test]
+fn shares_times_and_filters() {
+    let e = ask(&routed(), "web", "shop/orders", "/b");
+    let backends: Vec<_> =
+        e.backends.iter().map(|b| (b.name.as_str(), b.percent, b.ready, b.problem.as_deref())).collect();
+    assert_eq!(
+        backends,
+        [("shop/orders:80", 75.0, 1, None), ("invalid", 25.0, 0, Some("Service shop/gone does not exist"))]
+    );
+    assert_eq!(e.filters, ["request header x-a is set to \"b\""]);
+    assert_eq!(e.timing.worst_case, "630ms: 3 tries of 200ms and waits of 30ms; timeouts.request (1s) is not reached");
+    assert!(e.outcome.text.contains("25.0 % of the requests get 500"), "{}", e.outcome.text);
+    assert_eq!(e.considered.len(), 2);
+    assert_eq!(e.considered[0].miss.as_deref(), Some("path"));
+    let text = e.to_string();
+    for part in [
+        "namespace web -> 10.96.0.1:80",
+        "Service shop/orders:80",
+        "routes of  shop (producer)",
+        "no: path",
+        " 75.0 % shop/orders:80 (1 ready, 0 not)",
+        "up to 2 more tries",
+    ] {
+        assert!(text.contains(part), "{part} not in\n{text}");
+    }
+}
+
+#[test]
+fn consumer_routes_are_told_apart() {
+    let mine = route(
+        "HTTPRoute",
+        "web",
+        "mine",
+        "name: orders, namespace: shop",
+        "[{matches: [{path: {value: /only}}], backendRefs: [{name: orders, namespace: shop, port: 80}]}]",
+    );
+    let yaml = routed() + &mine;
+    let e = ask(&yaml, "web/front", "orders.shop", "/a");
+    assert_eq!((e.view.routes, e.view.namespace.as_str()), ("consumer", "web"));
+    assert_eq!(e.outcome, Outcome { status: Some(404), text: "no rule matches: 404 from the caller's sidecar".into() });
+    let routes: Vec<_> = e.routes.iter().map(|r| (r.route.as_str(), r.applies, r.because.as_str())).collect();
+    assert_eq!(
+        routes,
+        [
+            ("HTTPRoute web/mine", true, "applies"),
+            ("HTTPRoute shop/r", false, "a producer route, replaced by the caller's own")
+        ]
+    );
+    let e = ask(&yaml, "shop", "orders", "/a");
+    assert_eq!((e.view.routes, e.rule.unwrap().rule.as_str()), ("producer", "exact"));
+}
+
+#[test]
+fn what_the_mesh_does_not_route() {
+    let e = ask(&routed(), "plain", "orders.shop", "/a");
+    assert!(!e.captured.yes && e.captured.because.contains("namespace plain is not in the mesh") && e.rule.is_none());
+    let e = ask(&routed(), "web", "192.0.2.1:443", "");
+    assert_eq!(e.target.kind, "outside");
+    let e = ask(&routed(), "web", "10.244.0.1:8080", "");
+    assert_eq!((e.target.kind, e.tls.len()), ("workload", 1));
+    let e = ask(&shop(), "web", "orders.shop.svc.cluster.local:http", "");
+    assert!(e.outcome.text.contains("no route applies"));
+    assert_eq!(e.protocol.because, "by the port's name, http");
+    assert_eq!(ask(&routed(), "web", "orders.shop", "/%zz").outcome.status, Some(400));
+}
+
+#[test]
+fn grpc_and_streams() {
+    let grpc = route(
+        "GRPCRoute",
+        "shop",
+        "g",
+        "name: orders",
+        "[{matches: [{method: {service: s.S, method: M}}], backendRefs: [{name: orders, port: 80}]}]",
+    );
+    let e = ask(&(shop() + &grpc), "web", "orders.shop", "/s.S/M");
+    assert_eq!(e.rule.unwrap().matched, "service = \"s.S\", method = \"M\"");
+    assert!(ask(&(shop() + &grpc), "web", "orders.shop", "/s.S/N").outcome.text.contains("UNIMPLEMENTED"));
+    let tcp = route("TCPRoute", "shop", "t", "name: orders", "[{backendRefs: [{name: orders-v2, port: 80}]}]");
+    let e = ask(&(shop() + &tcp), "web", "orders.shop", "");
+    assert_eq!((e.rule.unwrap().route.as_str(), e.backends[0].name.as_str()), ("TCPRoute shop/t", "shop/orders-v2:80"));
+}
+
+#[test]
+fn questions_about_what_is_not_there() {
+    let i = index(&shop());
+    let no = |from: &str, to: &str| {
+        explain(&i, &Question { from: from.into(), to: to.into(), ..Question::default() }).unwrap_err().to_string()
+    };
+    assert_eq!(no("shpo", "orders"), "shpo is no namespace and no pod (did you mean shop?)");
+    assert_eq!(no("shop/nobody", "orders"), "shop/nobody is no namespace and no pod (shop has no such pod)");
+    assert_eq!(no("shop", "ordres"), "ordres is no Service and no address (did you mean orders?)");
+    assert_eq!(no("shop", "orders:81"), "Service shop/orders has no TCP port 81 (its ports are 80)");
+}
