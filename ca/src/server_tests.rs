@@ -385,6 +385,41 @@ async fn leaves_are_renewed_in_time_and_a_ca_that_is_away_costs_nothing() {
 }
 
 #[tokio::test]
+async fn row_51_a_client_without_a_certificate_does_not_stay() {
+    let mut s = settings();
+    s.accept.anonymous_life = Duration::from_millis(100);
+    let r = running(s).await;
+    let connect = |tls| async {
+        let tcp = tokio::net::TcpStream::connect(r.address).await.unwrap();
+        let name = server_name(weft_identity::credentials::CONTROL_NAME).unwrap();
+        TlsConnector::from(tls).connect(name, tcp).await.unwrap()
+    };
+    let ca = ca_identity(DOMAIN).unwrap();
+    let anonymous = anonymous_client(&r.ca.bundle(), &ca, &provider::system_clock()).unwrap();
+    let cell = CredentialCell::new(r.ca.bundle());
+    let s = r.renewer("shop", "cart", "uid-1");
+    let member = certificates::sign(&s, &r.address.to_string(), &cell).await.unwrap();
+    let mut stays = connect(member.control_client(&ca).unwrap()).await;
+    let mut goes = connect(anonymous).await;
+    // neither says anything; one of them is at its end
+    let _ = timeout(SOON, goes.read_to_end(&mut Vec::new())).await.expect("it ends");
+    // the other is still there: it gets an acknowledgement of its settings (type 4, flag 1)
+    stays.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
+    let acknowledged = async {
+        loop {
+            let mut head = [0; 9];
+            stays.read_exact(&mut head).await.unwrap();
+            if head[3..5] == [4, 1] {
+                return;
+            }
+            let mut body = vec![0; usize::from(u16::from_be_bytes([head[1], head[2]]))];
+            stays.read_exact(&mut body).await.unwrap();
+        }
+    };
+    timeout(SOON, acknowledged).await.expect("it is served");
+}
+
+#[tokio::test]
 async fn row_51_a_source_that_floods_with_handshakes_is_held_back() {
     let mut s = settings();
     s.accept.per_source = (5, Duration::from_secs(60));

@@ -13,7 +13,7 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore, mpsc},
-    time::{Instant, timeout},
+    time::{Instant, Sleep, sleep, timeout},
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tokio_stream::wrappers::ReceiverStream;
@@ -39,6 +39,8 @@ pub struct AcceptSettings {
     pub handshake_timeout: Duration,
     /// Handshakes of one source address: so many at once, then one for each duration. Beyond that connections are closed unread.
     pub per_source: (u32, Duration),
+    /// How long a client without a certificate may stay: it comes for one and leaves. Without this, anybody could hold all connections.
+    pub anonymous_life: Duration,
     /// Told of each failed handshake: for metrics.
     pub failed: Option<OnFailure>,
 }
@@ -58,6 +60,7 @@ impl Default for AcceptSettings {
             handshake_timeout: Duration::from_secs(5),
             // a pod makes a few an hour; hundreds of a second are a node behind one address that restarts, or a flood
             per_source: (1000, Duration::from_millis(5)),
+            anonymous_life: Duration::from_secs(30),
             failed: None,
         }
     }
@@ -77,6 +80,8 @@ pub struct PeerInfo {
 pub struct TlsIo {
     inner: TlsStream<TcpStream>,
     info: PeerInfo,
+    /// When it ends, whatever it does.
+    end: Option<Pin<Box<Sleep>>>,
     _permit: OwnedSemaphorePermit,
 }
 impl Connected for TlsIo {
@@ -87,6 +92,9 @@ impl Connected for TlsIo {
 }
 impl AsyncRead for TlsIo {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.end.as_mut().is_some_and(|end| end.as_mut().poll(cx).is_ready()) {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
         Pin::new(&mut self.inner).poll_read(cx, buf)
     }
 }
@@ -184,7 +192,8 @@ async fn accept_all(
             match result {
                 Ok(inner) => {
                     let info = info(&inner, remote, &clock);
-                    let io = TlsIo { inner, info, _permit: connection };
+                    let end = info.identity.is_none().then(|| Box::pin(sleep(settings.anonymous_life)));
+                    let io = TlsIo { inner, info, end, _permit: connection };
                     // the server is gone: so is the connection
                     let _ = out.send(Ok(io)).await;
                 }
