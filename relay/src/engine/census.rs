@@ -1,6 +1,6 @@
 //! What an engine holds at one moment, and whether its books agree: for simulations, tests and the dump.
 
-use super::Engine;
+use super::{Conn, Engine};
 
 /// What is held. Everything but connections and idle ones must be zero when nothing is under way.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -54,8 +54,21 @@ impl Engine {
         c
     }
 
-    /// One line for each exchange under way, for people.
+    /// One line for each exchange under way and each connection, for people.
     pub fn under_way(&self) -> Vec<String> {
+        let conn = |c: &Conn| {
+            let what = match (&c.codec, &c.role) {
+                (super::Codec::H2(h), super::Role::Up { .. }) => format!("upstream, {} streams", h.streams()),
+                (_, super::Role::Up { .. }) => "upstream".into(),
+                (super::Codec::H2(h), super::Role::Down(d)) => format!("{:?} from {}, {} streams", d.wire, d.client, h.streams()),
+                (_, super::Role::Down(d)) => format!("{:?} from {}", d.wire, d.client),
+            };
+            let Conn { key, phase, watch, writing, blocked, eof, paused, draining, .. } = c;
+            let writing = writing.map(|w| self.now.saturating_duration_since(w));
+            format!(
+                "{key:?} {what} {phase:?} {watch:?} writing: {writing:?} blocked: {blocked} eof: {eof} paused: {paused} draining: {draining}"
+            )
+        };
         let line = |x: &super::Exchange| {
             let path = String::from_utf8_lossy(x.head.path());
             let client = if x.is_mirror() { "mirror".into() } else { x.down.client.to_string() };
@@ -64,7 +77,7 @@ impl Engine {
             let age = self.now.saturating_duration_since(x.started);
             format!("{:?} {path} {client} {age:?} {body}, {} of {} down, {up:?}, status {}", x.state, x.left, x.received, x.status)
         };
-        self.exchanges.iter().map(|(_, x)| line(x)).collect()
+        self.exchanges.iter().map(|(_, x)| line(x)).chain(self.conns.iter().map(|(_, c)| conn(c))).collect()
     }
 
     /// Checks the books against each other.

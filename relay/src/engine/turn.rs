@@ -146,26 +146,29 @@ impl Engine {
 
     /// A client's bytes make no sense: what has begun is over, what has not gets the codec's status, and the connection closes.
     fn bad_request(&mut self, key: ConnKey, e: h1::ParseError) {
-        self.totals.protocol_errors.add(1);
+        // a client that leaves in the middle has broken no rule
+        let closed = matches!(e.reason, h1::Reason::ClosedInBody | h1::Reason::ClosedInHead);
+        if !closed {
+            self.totals.protocol_errors.add(1);
+        }
         self.touch(key);
         let token = self.conn(key).and_then(|c| c.exchange);
         if let Some(t) = token
             && let Some(x) = self.ex(t.ex)
         {
-            let closed = matches!(e.reason, h1::Reason::ClosedInBody | h1::Reason::ClosedInHead);
             if x.status != 0 || closed {
                 x.cause = Some(Cause::with(if closed { Kind::ClientGone } else { Kind::BadRequest }, e.to_string()));
                 self.client_gone(t.ex);
             } else {
                 self.refuse_bad(t.ex, e.status, e.to_string());
             }
-            return;
         }
         let Some(c) = self.conn(key) else { return };
-        if let Codec::Server(s) = &mut c.codec
-            && s.can_respond()
-            && e.reason != h1::Reason::ClosedInHead
-        {
+        let Codec::Server(s) = &mut c.codec else { return };
+        if closed {
+            return s.abort();
+        }
+        if token.is_none() && s.can_respond() {
             let mut head = pool::take();
             super::respond::plain_head(&mut head, e.status, "bad_request", &e.to_string());
             // an answer that cannot be sent is followed by a close all the same
