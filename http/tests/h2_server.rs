@@ -178,6 +178,20 @@ fn credit_is_told_in_halves_of_the_window() {
 }
 
 #[test]
+fn padding_is_credited_at_once() {
+    let mut t = Talk::server(Config::default());
+    t.say(request(1, 0, &[]));
+    let padded = frame(0, PADDED, 1, &[&[255][..], b"x", &[0; 255]].concat());
+    for _ in 0..127 {
+        assert_eq!(t.say(padded.clone()), ["data 1 1"]);
+    }
+    assert_eq!(t.hear(), [""; 0]);
+    t.say(padded);
+    assert_eq!(t.hear(), ["WINDOW_UPDATE 1 32768"], "its length byte, too");
+    assert_eq!(t.c.unreleased(t.id(1)), 128);
+}
+
+#[test]
 fn the_connection_is_credited_at_receipt() {
     let mut t = Talk::server(Config { connection_window: 100_000, ..Config::default() });
     t.say([request(1, 0, &[]), request(3, 0, &[])].concat());

@@ -200,7 +200,7 @@ impl<T: Copy> Connection<T> {
         }
     }
 
-    /// Events that do not come from input: `Sent` after [`output_taken`](Self::output_taken).
+    /// Events that do not come from input: `Sent` after [`output_taken`](Self::output_taken), `Room` after a stream that we have ended.
     #[inline]
     pub fn poll(&mut self) -> Option<Event<'static, T>> {
         self.pending.pop_front()

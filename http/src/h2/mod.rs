@@ -42,3 +42,18 @@ pub use streams::StreamId;
 
 #[cfg(test)]
 mod interaction_tests;
+
+#[cfg(test)]
+mod size_tests {
+    //! Budgets: 1,000 idle connections and 1,000 streams have to fit into a small sidecar.
+    use super::*;
+
+    #[test]
+    fn connections_streams_and_events_are_small() {
+        type Token = (u32, u32);
+        assert!(size_of::<Connection<Token>>() <= 832);
+        assert!(size_of::<streams::Stream<Token>>() <= 112);
+        // returned by value for every frame
+        assert!(size_of::<Event<'_, Token>>() <= 40);
+    }
+}
