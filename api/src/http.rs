@@ -237,7 +237,8 @@ shape! {
     pub struct HTTPRouteRetry {
         /// 400 to 599.
         codes*: u16,
-        /// Tries beyond the first; 1 when absent, 0 forbids every retry.
+        /// Tries beyond the first; 1 when absent, 0 forbids every retry. The schema sets no upper bound: more than `u32::MAX` is read as that.
+        #[serde(deserialize_with = "crate::shared::saturated")]
         attempts?: u32,
         backoff?: Duration,
     }

@@ -89,7 +89,8 @@ macro_rules! kind {
         impl serde::Serialize for $n {
             fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
                 use serde::ser::SerializeStruct as _;
-                let mut o = s.serialize_struct(stringify!($n), 5)?;
+                let fields = 4 $(+ usize::from((&self.status as &Option<$status>).is_some()))?;
+                let mut o = s.serialize_struct(stringify!($n), fields)?;
                 o.serialize_field("apiVersion", <Self as k8s_openapi::Resource>::API_VERSION)?;
                 o.serialize_field("kind", <Self as k8s_openapi::Resource>::KIND)?;
                 o.serialize_field("metadata", &self.metadata)?;

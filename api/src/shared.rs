@@ -82,6 +82,12 @@ shape! {
     }
 }
 
+/// Reads a count for which a schema sets no upper bound. Negative numbers are refused.
+pub(crate) fn saturated<'de, D: serde::Deserializer<'de>>(d: D) -> Result<Option<u32>, D::Error> {
+    let n = <Option<u64> as serde::Deserialize>::deserialize(d)?;
+    Ok(n.map(|n| u32::try_from(n).unwrap_or(u32::MAX)))
+}
+
 shape! {
     /// Numerator of denominator; the denominator is 100 when absent.
     pub struct Fraction {

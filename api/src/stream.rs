@@ -19,8 +19,9 @@ shape! {
     pub struct TLSRouteSpec {
         parent_refs*: ParentReference,
         use_default_gateways?: GatewayDefaultScope,
-        /// Server names, `*.` wildcards allowed.
-        hostnames: Vec<String>,
+        /// Server names, `*.` wildcards allowed. Required in v1, but not in v1alpha2, which the experimental channel still serves and of which the API
+        /// server gives out stored objects as v1; without any, every name matches.
+        hostnames*: String,
         rules: Vec<StreamRouteRule>,
     }
 }
