@@ -78,8 +78,18 @@ impl Engine {
         self.exchanges.insert(x);
         let Some(c) = self.conn(conn) else { return };
         match (&mut c.codec, stream) {
-            (Codec::H2(h), Some(s)) => h.set_token(s, token),
+            (Codec::H2(h), Some(s)) => {
+                h.set_token(s, token);
+                if c.draining && !h.is_going_away() {
+                    h.go_away_gracefully();
+                }
+            }
             _ => {
+                if let Codec::Server(s) = &mut c.codec
+                    && c.draining
+                {
+                    s.drain();
+                }
                 c.exchange = Some(token);
                 (c.pending, c.in_flight) = (0, 0);
             }
@@ -260,7 +270,7 @@ impl Engine {
             return;
         }
         x.state = next;
-        if x.cause.is_none() {
+        if x.cause.is_none() && action == Action::Abandon {
             x.cause = Some(Kind::ClientGone.into());
         }
         self.drop_attempt(key, false);

@@ -142,7 +142,9 @@ impl Engine {
         let watch = match (&c.codec, c.phase) {
             (_, Phase::Dialing) => Watch::Nothing,
             (_, Phase::Closing) => Watch::Closing,
-            (Codec::Server(s), _) if c.eof && c.exchange.is_some() && s.waiting() != Waiting::Tunnel => Watch::HalfClosed,
+            (Codec::Server(s), _) if c.eof && c.exchange.is_some() && s.waiting() != Waiting::Tunnel => {
+                Watch::HalfClosed
+            }
             (Codec::Server(s), _) => match s.waiting() {
                 Waiting::Idle => Watch::KeepAlive,
                 Waiting::Head => Watch::Head,
@@ -304,16 +306,13 @@ impl Engine {
         }
     }
 
-    /// A connection that is accepted during a drain is told so with its first answer (HTTP/1, see `settle_one`) or at once (HTTP/2).
+    /// A connection that is accepted during a drain is told to go with its first request, not before: who has just dialled would dial again.
     pub(super) fn drain_new(&mut self, key: ConnKey) {
         let Some(drain) = self.draining else { return };
         if let Some(c) = self.conn(key)
             && c.down().is_some_and(|d| drain.outbound || d.inbound())
         {
             c.draining = true;
-            if c.codec.is_h2() {
-                self.drain_conn(key);
-            }
         }
     }
 

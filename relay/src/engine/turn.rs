@@ -352,6 +352,12 @@ impl Engine {
             (Codec::H2(h), _) => h.is_finished().then_some(CloseHow::Now),
         };
         if let Some(how) = close {
+            // what of it is not over now will never be: half of a tunnel, for one
+            let token = c.exchange;
+            if let Some(t) = token.filter(|t| t.leg == DOWN) {
+                self.client_gone(t.ex);
+            }
+            let Some(c) = self.conn(key) else { return };
             if matches!(c.role, Role::Up) {
                 self.pool_lost(key);
             }
