@@ -83,6 +83,14 @@ impl Default for Rates {
     }
 }
 
+impl Rates {
+    /// Between meshed proxies. One connection carries all applications of a pod, HTTP/1 ones, too, whose every disconnect is a reset here; what a single hostile
+    /// application can do is limited where it enters the mesh. 5,000/s cost a tenth of a core.
+    pub fn mesh() -> Self {
+        Rates { resets: Rate { burst: 10_000, per_second: 5_000, per_useful: 0 }, ..Rates::default() }
+    }
+}
+
 impl Default for Config {
     fn default() -> Self {
         Config {

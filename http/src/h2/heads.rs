@@ -76,9 +76,6 @@ impl<T: Copy> Connection<T> {
                 Receiving::Done => Purpose::Refuse(StreamClosed, Reason::ClosedStream),
             });
         }
-        if self.our_resets.contains(id) {
-            return Ok(Purpose::Nothing);
-        }
         if self.server && id & 1 == 1 && id > self.last_peer_stream {
             if self.ignores(id) {
                 return Ok(Purpose::Nothing);
@@ -91,6 +88,9 @@ impl<T: Copy> Connection<T> {
         }
         if self.is_idle_stream(id) {
             return Err(connection_error(ProtocolError, Reason::StreamId));
+        }
+        if self.our_resets.contains(id) {
+            return Ok(Purpose::Nothing);
         }
         // closed: it ended in an orderly way, unless it was one of ours whose reset has been forgotten
         if self.our_resets.forgotten() {

@@ -15,6 +15,8 @@
 //! - Nothing is allocated for a request in the steady state: streams live in a slab, heads in a pool, buffers in a free list of the thread.
 //! - A stream error puts RST_STREAM into the output and is told as [`Event::Reset`]; a connection error puts GOAWAY there, `next` returns it, and from then on nothing else.
 //!   Everything the peer can make us do is counted ([`Config`]).
+//! - Not offered, with reasons: push (RFC 9113, 8.4; clients have given it up), priorities (5.3.2, deprecated; streams take turns), `Upgrade: h2c` (3.1, deprecated). Cookies stay in the crumbs in
+//!   which they came, because a table compresses them better; the HTTP/1 encoder joins them.
 //!
 //! ```text
 //! input(bytes):   while let Some(event) = connection.next(&mut bytes, now)? { .. }
@@ -37,7 +39,6 @@ pub use config::{Config, Rate, Rates};
 pub use connection::Connection;
 pub use error::{Abuse, ConnectionError, ErrorCode, HeadError, OpenError, Reason, SendError};
 pub use event::{Cause, Event};
-pub use fields::join_cookies;
 pub use streams::StreamId;
 
 #[cfg(test)]
