@@ -89,6 +89,7 @@ impl Engine {
             wire,
             address,
             started: now,
+            sent: now,
             left: 0,
             end_left: false,
             response_over: false,
@@ -251,6 +252,7 @@ impl Engine {
         debug_assert_eq!(action, Action::Send);
         x.state = next;
         a.conn = Some(conn);
+        a.sent = self.now;
         // the wait for a connection has its own end; from here on only the attempt's own time counts
         let limit = x.rule.as_ref().and_then(|r| r.timeouts.backend_request()).map(|d| a.started + d);
         if let Some(t) = x.timer {

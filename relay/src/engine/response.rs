@@ -71,7 +71,7 @@ impl Engine {
             (500.., _) => Verdict::ServerError,
             _ => Verdict::Success,
         };
-        a.outcome = Some(balance::Outcome::Answered { verdict, latency: now.saturating_duration_since(a.started) });
+        a.outcome = Some(balance::Outcome::Answered { verdict, latency: now.saturating_duration_since(a.sent) });
         if x.state != State::Sent {
             // a second final head: the codec lets nobody do that
             return pool::give(head);

@@ -47,6 +47,8 @@ pub(crate) struct Attempt {
     pub wire: Wire,
     pub address: SocketAddr,
     pub started: Instant,
+    /// When a connection took it: dialling says nothing of how quick the application is, and would put an endpoint off for many seconds.
+    pub sent: Instant,
     /// Bytes of the body that have left for the network.
     pub left: u64,
     /// So has the end of the request.
