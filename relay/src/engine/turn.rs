@@ -50,7 +50,15 @@ impl Engine {
                 Said::Nothing => return,
                 Said::Server(e) => self.server_event(key, e),
                 Said::Client(e) => self.client_event(key, e),
-                Said::H2(e) => self.h2_event(key, e),
+                Said::H2(e) => {
+                    // reads rarely end where frames do: only a frame that brings nothing is a slow one
+                    if let Some(c) = self.conn(key)
+                        && c.watch == Watch::Head
+                    {
+                        c.since = now;
+                    }
+                    self.h2_event(key, e);
+                }
                 Said::BadRequest(e) => return self.bad_request(key, e),
                 Said::BadResponse(e) => return self.client_failed(key, e),
                 Said::BadConnection(e) => return self.h2_failed(key, e),

@@ -346,7 +346,9 @@ impl World {
                             Told::Reset { id: token }
                         }
                         h2::Event::GoAway { code } => {
-                            assert_eq!(code, ErrorCode::NoError, "seed {}", self.seed);
+                            // a clock that jumps while a head is on its way makes it late
+                            let calm = code == ErrorCode::EnhanceYourCalm && self.mood.jumps;
+                            assert!(code == ErrorCode::NoError || calm, "seed {}: {code}", self.seed);
                             Told::GoAway
                         }
                         h2::Event::Room | h2::Event::Settings => Told::Room,

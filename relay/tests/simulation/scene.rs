@@ -208,7 +208,12 @@ fn quiescent(world: &mut World) {
     let seed = world.seed;
     for (i, rim) in world.rims.iter_mut().enumerate() {
         let c = rim.engine.census();
-        assert_eq!(c, Census::default(), "seed {seed}: engine {i} still holds something: {:#?}", rim.engine.under_way());
+        assert_eq!(
+            c,
+            Census::default(),
+            "seed {seed}: engine {i} still holds something: {:#?}",
+            rim.engine.under_way()
+        );
         assert_eq!(rim.open(), 0, "seed {seed}: engine {i} still has connections");
         assert_eq!(rim.engine.next_timer(), None, "seed {seed}: engine {i} still has timers");
         let snap = rim.engine.shared().registry.snapshot();
