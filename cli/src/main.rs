@@ -2,8 +2,10 @@
 //! request goes where it goes, `check` finds mistakes in a folder of objects.
 
 mod admin;
+mod check;
 mod demo;
 mod dump;
+mod explain;
 mod metrics;
 mod sample;
 
@@ -21,6 +23,10 @@ struct Cli {
 enum Command {
     /// Run the mesh on this machine, without a cluster
     Demo(demo::Args),
+    /// Find the mistakes in a folder of objects
+    Check(check::Args),
+    /// Say why a request goes where it goes
+    Explain(explain::Args),
     /// Show what a proxy believes
     Dump(dump::Args),
     /// The sample application of the shop: answers, fails and dawdles as told
@@ -30,6 +36,8 @@ enum Command {
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Demo(args) => demo::run(args),
+        Command::Check(args) => check::run(args),
+        Command::Explain(args) => explain::run(args),
         Command::Dump(args) => dump::run(args),
         Command::Sample(args) => sample::run(args),
     };
