@@ -58,9 +58,11 @@ impl Engine {
     pub fn under_way(&self) -> Vec<String> {
         let conn = |c: &Conn| {
             let what = match (&c.codec, &c.role) {
-                (super::Codec::H2(h), super::Role::Up { .. }) => format!("upstream, {} streams", h.streams()),
-                (_, super::Role::Up { .. }) => "upstream".into(),
-                (super::Codec::H2(h), super::Role::Down(d)) => format!("{:?} from {}, {} streams", d.wire, d.client, h.streams()),
+                (super::Codec::H2(h), super::Role::Up) => format!("upstream, {} streams", h.streams()),
+                (_, super::Role::Up) => "upstream".into(),
+                (super::Codec::H2(h), super::Role::Down(d)) => {
+                    format!("{:?} from {}, {} streams", d.wire, d.client, h.streams())
+                }
                 (_, super::Role::Down(d)) => format!("{:?} from {}", d.wire, d.client),
             };
             let Conn { key, phase, watch, writing, blocked, eof, paused, draining, .. } = c;
@@ -72,10 +74,14 @@ impl Engine {
         let line = |x: &super::Exchange| {
             let path = String::from_utf8_lossy(x.head.path());
             let client = if x.is_mirror() { "mirror".into() } else { x.down.client.to_string() };
-            let up = x.attempt.as_ref().map(|a| format!("attempt {} at {}, over: {}", a.leg, a.address, a.response_over));
+            let up =
+                x.attempt.as_ref().map(|a| format!("attempt {} at {}, over: {}", a.leg, a.address, a.response_over));
             let body = format!("{} of {} bytes up, ended: {}", x.body.released, x.body.total, x.body.end);
             let age = self.now.saturating_duration_since(x.started);
-            format!("{:?} {path} {client} {age:?} {body}, {} of {} down, {up:?}, status {}", x.state, x.left, x.received, x.status)
+            format!(
+                "{:?} {path} {client} {age:?} {body}, {} of {} down, {up:?}, status {}",
+                x.state, x.left, x.received, x.status
+            )
         };
         self.exchanges.iter().map(|(_, x)| line(x)).chain(self.conns.iter().map(|(_, c)| conn(c))).collect()
     }

@@ -19,7 +19,7 @@ use weft_core::{
 };
 use weft_http::{
     h2,
-    head::{Head, pool},
+    head::{Head, Pseudo, pool},
     translate,
 };
 
@@ -36,10 +36,8 @@ impl Engine {
             Meaning::App { .. } if down.meshed() => heads::app_http2(&head),
             _ => stream.is_some(),
         };
-        let bad = match stream {
-            Some(_) => translate::request_from_h2(&mut head).err(),
-            None => None,
-        };
+        // the codec has checked and normalised everything else
+        let connect = stream.is_some() && head.method() == b"CONNECT" && head.pseudo(Pseudo::Protocol).is_none();
         heads::strip_request(&mut head);
         let generation = self.next_generation();
         let index = self.exchanges.vacant_key() as u32;
@@ -94,8 +92,8 @@ impl Engine {
                 (c.pending, c.in_flight) = (0, 0);
             }
         }
-        if let Some(bad) = bad {
-            return self.refuse_bad(key, bad.status, bad.reason.into());
+        if connect {
+            return self.refuse_bad(key, 501, "CONNECT is not offered".into());
         }
         match self.decide(key) {
             Ok(Decision::Go) => {

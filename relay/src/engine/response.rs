@@ -39,7 +39,7 @@ impl Lost {
 
 impl Engine {
     /// A response head, interim or final. `upgraded`: an HTTP/1 upstream has switched.
-    pub(super) fn response(&mut self, token: Token, mut head: Box<Head>, end: bool, upgraded: bool) {
+    pub(super) fn response(&mut self, token: Token, head: Box<Head>, end: bool, upgraded: bool) {
         let now = self.now;
         let key = token.ex;
         let Some(x) = self.ex(key).filter(|x| x.attempt.as_ref().is_some_and(|a| a.leg == token.leg)) else {
@@ -47,12 +47,6 @@ impl Engine {
         };
         let Some(a) = &mut x.attempt else { return };
         let (wire, grpc) = (a.wire, x.grpc);
-        if wire.multiplexed()
-            && let Err(bad) = translate::response_from_h2(&mut head)
-        {
-            pool::give(head);
-            return self.stream_lost(token, Lost::of(Cause::with(Kind::BadResponse, bad.reason)));
-        }
         if head.status < 200 {
             return self.interim(key, head);
         }
