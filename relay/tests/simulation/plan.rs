@@ -199,7 +199,8 @@ pub fn script(rng: &mut SmallRng, mood: &Mood) -> Script {
         declared: rng.random(),
         trailers: rng.random_ratio(1, 10),
         interim: if rng.random_ratio(1, 20) { rng.random_range(1..3) } else { 0 },
-        wait: rng.random_ratio(2, 3),
+        // an answer before the end of a large upload ends an HTTP/1 connection, and with it the request that may be behind
+        wait: mood.calm() || rng.random_ratio(2, 3),
         delay: if rng.random_ratio(1, 3) { rng.random_range(0..30_000) } else { 0 },
         pace: if rng.random_ratio(1, 20) { rng.random_range(0..10_000) } else { 0 },
     }
