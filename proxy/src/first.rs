@@ -75,6 +75,15 @@ pub fn must_be_http(b: &[u8]) -> Option<Kind> {
     Some(if b[..n] == PREFACE[..n] { Kind::Http2 } else { Kind::Http1 })
 }
 
+/// A port whose application speaks HTTP/2: HTTP/1 clients are translated, anything else is left to the HTTP/2 codec, which answers GOAWAY and closes.
+pub fn must_be_http2(b: &[u8]) -> Option<Kind> {
+    match first_bytes(b) {
+        First::More => None,
+        First::Http1 => Some(Kind::Http1),
+        First::Http2 | First::Tls | First::Other => Some(Kind::Http2),
+    }
+}
+
 /// How gathering ended.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Gathered {
@@ -177,5 +186,7 @@ mod tests {
         assert_eq!(must_be_http(b"G"), Some(Kind::Http1));
         assert_eq!(must_be_http(&[0x16, 3, 1]), Some(Kind::Http1));
         assert_eq!(must_be_http(b"PRI * HTTP/2.0\r"), Some(Kind::Http2));
+        assert_eq!(must_be_http2(b"INVALID CONNECTION PREFACE\r\n"), Some(Kind::Http2));
+        assert_eq!(must_be_http2(b"GET / HTTP/1.1\r\n"), Some(Kind::Http1));
     }
 }

@@ -462,6 +462,8 @@ impl Drive {
             }
             let CloseHow::Linger(time) = c.how else { return Ok(Poll::Ready(true)) };
             c.lingering = true;
+            // everything that was owed has been sent: a drain need not wait for the client's goodbye
+            self.wire.leave();
             c.deadline.as_mut().reset(tokio::time::Instant::now() + time);
         }
         loop {

@@ -153,7 +153,11 @@ async fn must_be_http(
     }
     let mut buf = Vec::new();
     let head = ms(w.shared.config.timeouts.head);
-    let g = first::gather(&mut wire, &mut buf, first::must_be_http, head, head).await?;
+    let judge = match &dest {
+        HttpDest::Service(port) if port.protocol == Protocol::Http2 => first::must_be_http2,
+        _ => first::must_be_http,
+    };
+    let g = first::gather(&mut wire, &mut buf, judge, head, head).await?;
     let kind = match g {
         Gathered::Known(kind) => kind,
         // the codec knows what to say to half a preface

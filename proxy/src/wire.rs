@@ -178,6 +178,11 @@ impl Wire {
         self
     }
 
+    /// Gives the place back before the wire is dropped.
+    pub fn leave(&mut self) {
+        self.place = None;
+    }
+
     pub fn lease(&mut self, lease: Option<Lease>) {
         self.lease = lease;
     }

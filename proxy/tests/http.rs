@@ -261,3 +261,133 @@ async fn h2_streams_with_trailers() {
     driver.abort();
     tokio::task::spawn_blocking(move || drop(pair)).await.unwrap();
 }
+
+/// An application that answers when it is told to; says who connected, and when a client has gone.
+fn gated() -> (SocketAddr, std::sync::mpsc::Receiver<std::sync::mpsc::Sender<()>>, std::sync::mpsc::Receiver<()>) {
+    let (asked, asks) = std::sync::mpsc::channel();
+    let (gone, goings) = std::sync::mpsc::channel();
+    let at = app(move |s| {
+        let mut r = BufReader::new(s.try_clone().unwrap());
+        let mut w = s;
+        while let Some((head, _)) = message(&mut r) {
+            if head.starts_with("GET /now") {
+                w.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nnow").unwrap();
+                continue;
+            }
+            let (go, wait) = std::sync::mpsc::channel();
+            asked.send(go).unwrap();
+            if wait.recv().is_ok() {
+                let _ = w.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nlater");
+            }
+        }
+        let _ = gone.send(());
+    });
+    (at, asks, goings)
+}
+
+#[test]
+fn row_59_a_drain_finishes_requests_then_ends_at_once() {
+    let (at, asks, _) = gated();
+    let pair = Builder::new(at).start();
+    let mut idle = Client::dial(pair.service());
+    idle.send("GET /now HTTP/1.1\r\nHost: web\r\n\r\n");
+    assert_eq!(idle.answer().1, "now");
+    let mut busy = Client::dial(pair.service());
+    busy.send("GET /later HTTP/1.1\r\nHost: web\r\n\r\n");
+    let go = asks.recv_timeout(LIMIT).unwrap();
+    pair.client.control().terminate();
+    pair.servers[0].control().terminate();
+    // nothing is under way on this one: it is closed
+    let mut rest = Vec::new();
+    assert_eq!(idle.0.read_to_end(&mut rest).unwrap(), 0);
+    go.send(()).unwrap();
+    let (head, body) = busy.answer();
+    assert_eq!(body, "later");
+    assert!(head.to_ascii_lowercase().contains("connection: close"), "{head}");
+    let begun = std::time::Instant::now();
+    assert!(pair.client.wait_stopped(LIMIT) && pair.servers[0].wait_stopped(LIMIT));
+    assert!(begun.elapsed() < std::time::Duration::from_secs(1), "{:?}", begun.elapsed());
+    assert_eq!(pair.client.stats().drain_reset.get() + pair.servers[0].stats().drain_reset.get(), 0);
+}
+
+#[test]
+fn a_prestop_drain_refuses_nothing_and_closes_plain_clients_politely() {
+    let (at, _, _) = gated();
+    let pair = Builder::new(at).start();
+    let now = "GET /now HTTP/1.1\r\nHost: web\r\n\r\n";
+    let mut plain = Client::dial(pair.server());
+    plain.send(now);
+    assert!(!plain.answer().0.to_ascii_lowercase().contains("connection: close"));
+    let mut mesh = Client::dial(pair.service());
+    mesh.send(now);
+    mesh.answer();
+    pair.servers[0].control().drain();
+    let end = std::time::Instant::now() + LIMIT;
+    while *pair.servers[0].state().borrow() != weft_proxy::control::State::Draining {
+        assert!(std::time::Instant::now() < end);
+        thread::yield_now();
+    }
+    for _ in 0..50 {
+        mesh.send(now);
+        let (head, body) = mesh.answer();
+        assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+        assert_eq!(body, "now");
+        let mut fresh = Client::dial(pair.server());
+        fresh.send(now);
+        let (head, body) = fresh.answer();
+        assert_eq!(body, "now");
+        assert!(head.to_ascii_lowercase().contains("connection: close"), "{head}");
+    }
+}
+
+#[test]
+fn row_42_a_client_that_leaves_cancels_its_request_at_the_application() {
+    let (at, asks, gone) = gated();
+    let pair = Builder::new(at).start();
+    let mut c = Client::dial(pair.service());
+    c.send("GET /later HTTP/1.1\r\nHost: web\r\n\r\n");
+    let go = asks.recv_timeout(LIMIT).unwrap();
+    // a reset: an end of input alone, so soon, may be a half-close
+    socket2::SockRef::from(c.0.get_ref()).set_linger(Some(std::time::Duration::ZERO)).unwrap();
+    drop(c);
+    // the application hears of it as an end of its connection, when it looks
+    drop(go);
+    gone.recv_timeout(LIMIT).unwrap();
+    assert!(asks.try_recv().is_err(), "the request was not tried again");
+}
+
+#[test]
+fn what_was_served_is_counted_and_logged() {
+    let dir = tempfile::tempdir().unwrap();
+    let path: &'static std::path::Path = Box::leak(dir.path().join("log").into_boxed_path());
+    static LOG: std::sync::OnceLock<&'static std::path::Path> = std::sync::OnceLock::new();
+    LOG.set(path).unwrap();
+    let tweak = |c: &mut weft_proxy::config::Config| {
+        if &*c.pod.name == "client" {
+            c.access_log = Some(LOG.get().unwrap().into());
+        }
+    };
+    let pair = Builder { tweak, ..Builder::new(mirror()) }.start();
+    let mut c = Client::dial(pair.service());
+    for n in 0..5 {
+        c.send(&format!("GET /{n} HTTP/1.1\r\nHost: web\r\n\r\n"));
+        c.answer();
+    }
+    let mut admin = Client::dial(pair.client.admin());
+    admin.send("GET /metrics HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+    let (_, text) = admin.answer();
+    let line = "weft_requests_total{parent=\"shop/web:80\",kind=\"\",route=\"\",rule=\"\",backend=\"shop/web:80\",success=\"true\"} 5";
+    assert!(text.contains(line), "{text}");
+    let end = std::time::Instant::now() + LIMIT;
+    let lines = loop {
+        let text = std::fs::read_to_string(path).unwrap_or_default();
+        if text.lines().count() == 5 {
+            break text;
+        }
+        assert!(std::time::Instant::now() < end, "{text}");
+        thread::yield_now();
+    };
+    let first: serde_json::Value = serde_json::from_str(lines.lines().next().unwrap()).unwrap();
+    assert_eq!((&first["path"], &first["status"]), (&"/0".into(), &200.into()));
+    assert_eq!((&first["parent"], &first["direction"]), (&"shop/web:80".into(), &"outbound".into()));
+}
