@@ -238,6 +238,7 @@ impl Engine {
         self.totals.limits.add(kind.label(), 1);
         let Some(c) = self.conn(key) else { return };
         let token = c.exchange;
+        let up = matches!(c.role, Role::Up);
         match &mut c.codec {
             Codec::Server(s) => {
                 s.stop_reading();
@@ -257,7 +258,15 @@ impl Engine {
             }
             Codec::H2(h) => {
                 h.go_away(h2::ErrorCode::EnhanceYourCalm);
-                self.fail_streams(key, super::response::Lost::of(kind.into()));
+                // 408 is for clients; an upstream that stops within a frame is a broken one
+                let cause = match up {
+                    true => Cause::with(Kind::ResetBeforeResponse, "the upstream stopped in the middle of a frame"),
+                    false => kind.into(),
+                };
+                self.fail_streams(key, super::response::Lost::of(cause));
+                if up {
+                    self.pool_lost(key);
+                }
                 self.close(key, CloseHow::Linger(h1::Config::default().linger));
             }
             Codec::Client(_) => {}

@@ -357,7 +357,11 @@ impl Engine {
             }),
             // while it has an exchange, that decides
             (Codec::Client(s), _) => (s.close().is_some() && c.exchange.is_none()).then_some(CloseHow::Now),
-            (Codec::H2(h), _) => h.is_finished().then_some(CloseHow::Now),
+            // a client's last WINDOW_UPDATEs may be unread: closing on them would reset the connection and lose the end of its responses
+            (Codec::H2(h), _) => h.is_finished().then_some(match c.role {
+                Role::Down(_) => CloseHow::Linger(h1::Config::default().linger),
+                _ => CloseHow::Now,
+            }),
         };
         if let Some(how) = close {
             // what of it is not over now will never be: half of a tunnel, for one

@@ -53,7 +53,8 @@ pub fn judge(world: &World, rules: &[Rule]) -> Sum {
         let Some(rule) = case.rule else { continue };
         case.retries(rule);
         // an inbound proxy may ask its application again when that has refused, or closed an old connection
-        let again = matches!(plan.script(0).fate, Fate::Refuse | Fate::LostBeforeHead) || world.mood.breaks > 0;
+        let again = matches!(plan.script(0).fate, Fate::Refuse | Fate::LostBeforeHead | Fate::LostInBody)
+            || world.mood.breaks > 0;
         let mirrors = rule.filters.mirrors.len() * if again { 3 } else { 1 };
         if record.mirrored as usize > mirrors {
             case.fail("mirrored more often than the rule says");
@@ -90,9 +91,11 @@ impl Case<'_> {
     /// A complete response is one that an application gave for this very attempt, or the proxy's own with its cause. True: the proxy's.
     fn complete(&self) -> bool {
         let (plan, record) = (self.plan, self.record);
+        let jumps = self.world.mood.jumps;
         let Some((status, attempt, cause)) = &record.head else { self.fail("completed without a head") };
         let Some(attempt) = attempt else {
-            if cause.is_none() || !matches!(status, 500 | 502 | 503 | 504) {
+            // a clock that jumps makes a head late that is on its way
+            if cause.is_none() || !(matches!(status, 500 | 502 | 503 | 504) || *status == 408 && jumps) {
                 self.fail("an answer of the proxy without cause, or with a strange status");
             }
             return true;

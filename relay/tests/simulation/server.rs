@@ -80,7 +80,6 @@ impl World {
     pub fn server_input(&mut self, s: usize, bytes: &[u8]) {
         let mut input = bytes;
         self.server_events(s, &mut input);
-        // pipelined requests, which a proxy never sends, would be held here
         self.flush_server(s);
     }
 
@@ -454,6 +453,13 @@ impl World {
     }
 
     pub fn flush_server(&mut self, s: usize) {
+        // an answer without a body (HEAD, 304) is complete for the client before the application has made it, and the next request may come
+        while let Codec::H1(h) = &mut self.servers[s].codec
+            && !self.servers[s].gone
+            && let Some(held) = h.take_held()
+        {
+            self.server_events(s, &mut &held[..]);
+        }
         let server = &mut self.servers[s];
         if server.gone {
             return;
@@ -487,7 +493,7 @@ impl World {
                 h.output_taken();
                 while h.poll().is_some() {}
                 if h.is_finished() && !h.has_output() {
-                    self.server_close(s, Close::Orderly);
+                    self.server_close(s, Close::Linger);
                 } else if n > 0 && h.has_output() {
                     self.flush_server(s);
                 }
