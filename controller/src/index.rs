@@ -10,6 +10,7 @@ use crate::{
     source::Update,
 };
 use ahash::{HashMap, HashSet};
+use k8s_openapi::api::discovery::v1::{Endpoint as SliceEndpoint, EndpointSlice};
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
@@ -48,11 +49,15 @@ pub struct Index {
     pods: HashMap<Name, Arc<PodFacts>>,
     pods_in: HashMap<Arc<str>, BTreeSet<Name>>,
     pod_by_ip: HashMap<IpAddr, BTreeSet<Name>>,
-    pod_by_uid: HashMap<Arc<str>, Name>,
+    /// More than one only by mistake, in files.
+    pod_by_uid: HashMap<Arc<str>, BTreeSet<Name>>,
     slices_of: HashMap<Name, BTreeSet<Name>>,
+    /// Services by the addresses and pods that their slices name.
+    sliced_ips: HashMap<IpAddr, BTreeSet<(Name, Name)>>,
+    sliced_pods: HashMap<Name, BTreeSet<(Name, Name)>>,
     /// Routes by the Service that they have as parent, and as backend.
-    routes_on: HashMap<Name, BTreeSet<ObjectKey>>,
-    routes_to: HashMap<Name, BTreeSet<ObjectKey>>,
+    routes_on: BTreeMap<Name, BTreeSet<ObjectKey>>,
+    routes_to: BTreeMap<Name, BTreeSet<ObjectKey>>,
     /// Policies by what they target.
     policies_on: HashMap<ObjectKey, BTreeSet<ObjectKey>>,
     /// Keys by kind and namespace, for what is asked by namespace.
@@ -71,6 +76,8 @@ pub struct Touched {
     pub inbound: BTreeSet<Arc<str>>,
     /// Routes whose status may differ.
     pub routes: BTreeSet<ObjectKey>,
+    /// Routes of which only the words of the status may differ: they name a Service that is not there, and what is suggested instead came or went.
+    pub statuses: BTreeSet<ObjectKey>,
     /// Ports that vanished, by Service.
     pub former_ports: BTreeMap<Name, BTreeSet<u16>>,
 }
@@ -90,6 +97,21 @@ fn drop_from<K: std::hash::Hash + Eq, V: Ord>(map: &mut HashMap<K, BTreeSet<V>>,
             map.remove(key);
         }
     }
+}
+fn drop_route(map: &mut BTreeMap<Name, BTreeSet<ObjectKey>>, service: &Name, route: &ObjectKey) {
+    if let Some(set) = map.get_mut(service) {
+        set.remove(route);
+        if set.is_empty() {
+            map.remove(service);
+        }
+    }
+}
+/// The Services of a namespace that routes name.
+fn within<'m>(
+    map: &'m BTreeMap<Name, BTreeSet<ObjectKey>>,
+    namespace: &'m str,
+) -> impl Iterator<Item = (&'m Name, &'m BTreeSet<ObjectKey>)> {
+    map.range(Name::new(namespace, "")..).take_while(move |(n, _)| *n.namespace == *namespace)
 }
 
 impl Index {
@@ -143,23 +165,27 @@ impl Index {
                 for ip in facts.ips.iter().filter(|_| !facts.host_network) {
                     add(&mut self.pod_by_ip, *ip, name.clone());
                 }
-                self.pod_by_uid.insert(facts.uid.clone(), name.clone());
+                add(&mut self.pod_by_uid, facts.uid.clone(), name.clone());
                 add(&mut self.pods_in, name.namespace.clone(), name.clone());
                 self.pods.insert(name.clone(), facts);
             }
             Object::Node(n) => node_ips(n).for_each(|ip| *self.node_ips.entry(ip).or_default() += 1),
             Object::EndpointSlice(s) => {
                 if let Some(service) = slice_service(key, &s.metadata.labels) {
+                    for (ip, pod) in slice_members(s) {
+                        ip.into_iter().for_each(|ip| add(&mut self.sliced_ips, ip, (service.clone(), name.clone())));
+                        pod.into_iter().for_each(|p| add(&mut self.sliced_pods, p, (service.clone(), name.clone())));
+                    }
                     add(&mut self.slices_of, service, name.clone());
                 }
             }
             _ => {}
         }
         for (parent, _) in refs::service_parents(object) {
-            add(&mut self.routes_on, parent, key.clone());
+            self.routes_on.entry(parent).or_default().insert(key.clone());
         }
         for backend in refs::backend_services(object) {
-            add(&mut self.routes_to, backend, key.clone());
+            self.routes_to.entry(backend).or_default().insert(key.clone());
         }
         for target in refs::policy_targets(object) {
             add(&mut self.policies_on, target, key.clone());
@@ -189,9 +215,7 @@ impl Index {
             Object::Pod(_) => {
                 if let Some(facts) = self.pods.remove(name) {
                     facts.ips.iter().for_each(|ip| drop_from(&mut self.pod_by_ip, ip, name));
-                    if self.pod_by_uid.get(&facts.uid) == Some(name) {
-                        self.pod_by_uid.remove(&facts.uid);
-                    }
+                    drop_from(&mut self.pod_by_uid, &facts.uid, name);
                 }
                 drop_from(&mut self.pods_in, &name.namespace, name);
             }
@@ -208,16 +232,21 @@ impl Index {
             }
             Object::EndpointSlice(s) => {
                 if let Some(service) = slice_service(key, &s.metadata.labels) {
+                    let own = (service.clone(), name.clone());
+                    for (ip, pod) in slice_members(s) {
+                        ip.iter().for_each(|ip| drop_from(&mut self.sliced_ips, ip, &own));
+                        pod.iter().for_each(|p| drop_from(&mut self.sliced_pods, p, &own));
+                    }
                     drop_from(&mut self.slices_of, &service, name);
                 }
             }
             _ => {}
         }
         for (parent, _) in refs::service_parents(object) {
-            drop_from(&mut self.routes_on, &parent, key);
+            drop_route(&mut self.routes_on, &parent, key);
         }
         for backend in refs::backend_services(object) {
-            drop_from(&mut self.routes_to, &backend, key);
+            drop_route(&mut self.routes_to, &backend, key);
         }
         for target in refs::policy_targets(object) {
             drop_from(&mut self.policies_on, &target, key);
@@ -231,6 +260,10 @@ impl Index {
             Object::Service(_) => {
                 touched.services.insert(name.clone());
                 touched.endpoints.insert(name.clone());
+                for map in [&self.routes_on, &self.routes_to] {
+                    let lost = within(map, &name.namespace).filter(|(s, _)| !self.services.contains_key(*s));
+                    touched.statuses.extend(lost.flat_map(|(_, routes)| routes.iter().cloned()));
+                }
                 touched.addresses.extend(self.services.get(name).iter().flat_map(|s| s.ips.iter().copied()));
                 if self.services.get(name).is_some_and(|s| s.ports.iter().any(|p| p.node_port.is_some())) {
                     touched.addresses.extend(self.node_ips.keys().copied());
@@ -260,7 +293,7 @@ impl Index {
             }
             Object::ReferenceGrant(_) => {
                 // those that refer into this namespace from another
-                for (to, routes) in self.routes_to.iter().filter(|(to, _)| to.namespace == name.namespace) {
+                for (to, routes) in within(&self.routes_to, &name.namespace) {
                     touched.routes.extend(routes.iter().filter(|r| r.name.namespace != to.namespace).cloned());
                 }
             }
@@ -286,8 +319,9 @@ impl Index {
         touched.endpoints.extend(
             self.services_of(&pod.name.namespace).filter(|s| selects(&s.selector, &pod.labels)).map(|s| s.name.clone()),
         );
-        let sliced = self.slices_of.keys().filter(|s| s.namespace == pod.name.namespace);
-        touched.endpoints.extend(sliced.cloned());
+        let by_ip = pod.ips.iter().filter_map(|ip| self.sliced_ips.get(ip)).flatten();
+        let sliced = by_ip.chain(self.sliced_pods.get(&pod.name).into_iter().flatten());
+        touched.endpoints.extend(sliced.map(|(service, _)| service.clone()));
     }
 
     /// From Services to the routes that name them, from routes to the Services that they are attached to, and to the
@@ -339,7 +373,7 @@ impl Index {
         self.pods_in.get(namespace).into_iter().flatten().filter_map(|n| self.pods.get(n))
     }
     pub fn pod_by_uid(&self, uid: &str) -> Option<&Arc<PodFacts>> {
-        self.pods.get(self.pod_by_uid.get(uid)?)
+        self.pods.get(self.pod_by_uid.get(uid)?.first()?)
     }
     /// The pod that has an address. Of several (an address is recycled) the one that is there.
     pub fn pod_by_ip(&self, ip: IpAddr) -> Option<&Arc<PodFacts>> {
@@ -402,6 +436,16 @@ fn node_ips(n: &k8s_openapi::api::core::v1::Node) -> impl Iterator<Item = IpAddr
     let addresses = n.status.iter().flat_map(|s| s.addresses.iter().flatten());
     let addresses = addresses.filter(|a| a.type_ == "InternalIP" || a.type_ == "ExternalIP");
     addresses.filter_map(|a| a.address.parse().ok()).collect::<Vec<_>>().into_iter()
+}
+
+/// Addresses and pods of a slice's endpoints.
+fn slice_members(s: &EndpointSlice) -> Vec<(Option<IpAddr>, Option<Name>)> {
+    let own = s.metadata.namespace.as_deref().unwrap_or("default");
+    let pod = |e: &SliceEndpoint| {
+        let t = e.target_ref.as_ref().filter(|t| t.kind.as_deref() == Some("Pod"))?;
+        Some(Name::new(t.namespace.as_deref().unwrap_or(own), t.name.as_deref()?))
+    };
+    s.endpoints.iter().map(|e| (e.addresses.first().and_then(|a| a.parse().ok()), pod(e))).collect()
 }
 
 fn slice_service(key: &ObjectKey, labels: &Option<Labels>) -> Option<Name> {

@@ -14,6 +14,7 @@ use crate::{
 };
 use ahash::HashMap;
 use std::{
+    collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, RwLock, RwLockReadGuard},
 };
@@ -38,7 +39,18 @@ pub struct World {
     news: broadcast::Sender<Arc<[Change]>>,
     complete: watch::Sender<bool>,
     findings: watch::Sender<Arc<[Finding]>>,
-    refusals: Mutex<HashMap<(Arc<str>, ResourceName), Box<str>>>,
+    refusals: Mutex<Refusals>,
+    reports: Mutex<Reports>,
+}
+
+/// By workload and resource.
+type Refusals = HashMap<(Arc<str>, ResourceName), Box<str>>;
+
+/// Statuses, and the routes whose status may differ from what stands there.
+#[derive(Default)]
+struct Reports {
+    known: BTreeMap<ObjectKey, Arc<RouteReport>>,
+    stale: BTreeSet<ObjectKey>,
 }
 
 struct Inner {
@@ -46,10 +58,13 @@ struct Inner {
     memo: Mutex<Memo>,
 }
 
+type PerPort<K, V> = HashMap<(u16, K), Arc<V>>;
+
 #[derive(Default)]
 struct Memo {
-    ports: HashMap<Name, HashMap<(u16, View), Arc<ServicePort>>>,
-    endpoints: HashMap<Name, HashMap<(u16, Option<Arc<str>>), Arc<Endpoints>>>,
+    ports: HashMap<Name, PerPort<View, ServicePort>>,
+    /// By port and, where traffic stays on the node, the client's node.
+    endpoints: HashMap<Name, PerPort<Option<Arc<str>>, Endpoints>>,
     /// By route and the Service that it is attached to.
     routes: HashMap<ObjectKey, HashMap<Name, Arc<Compiled>>>,
     /// Which namespace's routes a client gets.
@@ -74,7 +89,7 @@ impl World {
         let inner = RwLock::new(Inner { index: Index::new(mesh), memo: Mutex::default() });
         let (news, complete, findings) =
             (broadcast::channel(NEWS).0, watch::channel(false).0, watch::channel(Arc::default()).0);
-        Arc::new(Self { inner, news, complete, findings, refusals: Mutex::default() })
+        Arc::new(Self { inner, news, complete, findings, refusals: Mutex::default(), reports: Mutex::default() })
     }
 
     /// Feeds the world from a source until `stop`.
@@ -105,6 +120,12 @@ impl World {
             let touched = inner.index.apply(update);
             inner.memo.get_mut().unwrap_or_else(|e| e.into_inner()).forget(&touched);
             let changes = changes(&inner.index, &touched);
+            // under the same lock, so that nobody judges with the old index and takes it for new
+            self.reports
+                .lock()
+                .unwrap_or_else(|e| e.into_inner())
+                .stale
+                .extend(touched.routes.iter().chain(&touched.statuses).cloned());
             (touched, changes)
         };
         if let Some(findings) = &update.findings {
@@ -211,9 +232,19 @@ impl World {
         Some(inner.memo().inbound.entry(pod.uid.clone()).or_insert(made).clone())
     }
 
-    /// The status of every route.
-    pub fn reports(&self) -> Vec<RouteReport> {
-        status::reports(&self.read().index)
+    /// The status of every route, by name. Only what was touched since the last call is judged again.
+    pub fn reports(&self) -> Vec<Arc<RouteReport>> {
+        let inner = self.read();
+        let mut reports = self.reports.lock().unwrap_or_else(|e| e.into_inner());
+        for key in std::mem::take(&mut reports.stale) {
+            match inner.index.get(&key) {
+                Some(stored) => {
+                    _ = reports.known.insert(key.clone(), Arc::new(status::report(&inner.index, &key, stored)))
+                }
+                None => _ = reports.known.remove(&key),
+            }
+        }
+        reports.known.values().cloned().collect()
     }
 }
 
@@ -264,6 +295,9 @@ fn changes(index: &Index, touched: &Touched) -> Vec<Change> {
     out
 }
 
+#[cfg(test)]
+#[path = "world_random_tests.rs"]
+mod random_tests;
 #[cfg(test)]
 #[path = "world_tests.rs"]
 mod tests;

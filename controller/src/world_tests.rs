@@ -435,3 +435,43 @@ fn probes_by_port_and_path() {
         [(8080, Some("/live".into())), (9000, None), (9001, Some("/grpc.health.v1.Health/Check".into()))]
     );
 }
+
+#[test]
+fn traffic_that_stays_on_the_node_and_zones() {
+    let node = |n: &str, zone: &str| {
+        format!(
+            "---\napiVersion: v1\nkind: Node\nmetadata: {{name: {n}, labels: {{topology.kubernetes.io/zone: {zone}}}}}\n"
+        )
+    };
+    let on = |n: u8, node: &str| pod("shop", "orders", n).replace("spec:\n", &format!("spec:\n  nodeName: {node}\n"));
+    let local = svc("shop", "orders", 1, "[{port: 80}]").replace(
+        "clusterIP",
+        "internalTrafficPolicy: Local\n  trafficDistribution: PreferClose\n  sessionAffinity: ClientIP\n  clusterIP",
+    );
+    let w = world(&[node("n1", "a"), node("n2", "b"), on(1, "n1"), on(2, "n2"), local].concat());
+    let zones = |client: Option<&str>| {
+        let e = w.endpoints(&service("shop/orders:80"), client).unwrap();
+        assert!(e.prefer_zone);
+        e.endpoints.iter().filter_map(|e| e.zone.as_deref().map(str::to_owned)).collect::<Vec<_>>()
+    };
+    assert_eq!((zones(Some("n1")), zones(Some("n2")), zones(None)), (vec!["a".into()], vec!["b".into()], vec![]));
+    let port = w.service_port("shop", &service("shop/orders:80")).unwrap();
+    assert_eq!(port.affinity.map(|a| a.as_secs()), Some(10_800));
+    assert_eq!(port.addresses, [addr("10.96.0.1:80")]);
+}
+
+#[test]
+fn the_same_answer_is_the_same_value_until_it_changes() {
+    let yaml = shop() + &route("HTTPRoute", "shop", "r", "name: orders", "[{backendRefs: [{name: orders, port: 80}]}]");
+    let w = world(&yaml);
+    let ask = |ns: &str| w.service_port(ns, &service("shop/orders:80")).unwrap();
+    let (a, b) = (ask("shop"), ask("web"));
+    assert!(std::sync::Arc::ptr_eq(&a, &b), "one value for all who see the producer's routes");
+    w.apply(&crate::source::folder::read_text("t", &svc("shop", "other", 9, "[{port: 80}]")));
+    assert!(std::sync::Arc::ptr_eq(&a, &ask("shop")));
+    w.apply(&crate::source::Update {
+        delete: vec![crate::object::ObjectKey::new(crate::object::Kind::HTTPRoute, "shop", "r")],
+        ..Default::default()
+    });
+    assert_eq!(ask("shop").routes, Routes::None);
+}

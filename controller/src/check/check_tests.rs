@@ -265,6 +265,10 @@ fn pods_that_the_mesh_cannot_serve() {
         "probe-port spec.containers[0].livenessProbe",
     );
     one(&with(&format!("{meta}status: {{podIP: 10.244.0.1}}\n")), "pod-ip-twice status.podIP");
+    one(
+        &with("metadata: {namespace: shop, name: x, uid: uid-1}\nstatus: {podIP: 10.0.0.9}\n"),
+        "pod-uid-twice metadata.uid",
+    );
     one(&with(&format!("{meta}status: {{phase: Running}}\n")), "pod-without-address status.podIP");
 }
 
@@ -370,4 +374,31 @@ fn row_31_what_leads_nowhere_is_an_error_with_its_place() {
         text,
         "t.yaml:27: error: HTTPRoute shop/r: spec.rules[0].backendRefs[0].name: Service shop/gone does not exist (create the Service in shop, or correct the name)\n"
     );
+}
+
+#[test]
+fn every_code_is_documented() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let docs = std::fs::read_to_string(root.join("../docs/check.md")).unwrap();
+    let sources = [
+        "check/mod.rs",
+        "check/routes.rs",
+        "check/services.rs",
+        "check/workloads.rs",
+        "check/policies.rs",
+        "source/folder.rs",
+    ];
+    let mut seen = BTreeSet::new();
+    for source in sources {
+        let text = std::fs::read_to_string(root.join("src").join(source)).unwrap();
+        // codes are the only literals of this form
+        let literals = text.split('"').skip(1).step_by(2).map(str::to_owned);
+        let code = |s: &String| {
+            s.contains('-') && s.len() > 7 && s.bytes().all(|b| b.is_ascii_lowercase() || b == b'-' || b == b'4')
+        };
+        seen.extend(literals.filter(code));
+    }
+    assert!(seen.len() > 45, "{seen:?}");
+    let missing: Vec<_> = seen.iter().filter(|c| !docs.contains(&format!("`{c}`"))).collect();
+    assert!(missing.is_empty(), "{missing:?}");
 }

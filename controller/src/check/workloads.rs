@@ -417,6 +417,18 @@ impl Check<'_> {
                 }
             }
         }
+        let mut by_uid: BTreeMap<Arc<str>, Vec<Name>> = BTreeMap::new();
+        self.index.pods().for_each(|p| by_uid.entry(p.uid.clone()).or_default().push(p.name.clone()));
+        for (uid, mut names) in by_uid.into_iter().filter(|(_, n)| n.len() > 1) {
+            names.sort();
+            for name in &names[1..] {
+                let key = crate::object::ObjectKey { kind: Kind::Pod, name: name.clone() };
+                if let Some(stored) = self.index.get(&key) {
+                    let message = format!("{uid} belongs to Pod {}, too: proxies are told apart by it", names[0]);
+                    self.say(Error, "pod-uid-twice", stored, "metadata.uid", message, "give each pod a UID of its own");
+                }
+            }
+        }
         for pod in self.index.pods() {
             let Some(stored) = self.index.get(&crate::object::ObjectKey { kind: Kind::Pod, name: pod.name.clone() })
             else {

@@ -138,3 +138,43 @@ fn questions_about_what_is_not_there() {
     assert_eq!(no("shop", "ordres"), "ordres is no Service and no address (did you mean orders?)");
     assert_eq!(no("shop", "orders:81"), "Service shop/orders has no TCP port 81 (its ports are 80)");
 }
+
+#[test]
+fn precedence_across_routes_is_named() {
+    let to = |m: &str| format!("{{matches: [{m}], backendRefs: [{{name: orders, port: 80}}]}}");
+    let aged = |name: &str, created: &str, rules: &[String]| {
+        route("HTTPRoute", "shop", name, "name: orders", &format!("[{}]", rules.join(", ")))
+            .replace(&format!("name: {name}}}"), &format!("name: {name}, creationTimestamp: {created}}}"))
+    };
+    let all = [
+        aged("old", "2026-01-01T00:00:00Z", &[to("{path: {value: /a}}"), to("{path: {value: /same}}")]),
+        aged("new", "2026-02-01T00:00:00Z", &[to("{path: {value: /a/b}}"), to("{path: {value: /same}}")]),
+        aged("method", "2026-03-01T00:00:00Z", &[to("{path: {value: /a}, method: GET}")]),
+        aged(
+            "header",
+            "2026-04-01T00:00:00Z",
+            &[to("{path: {value: /a}, method: GET, headers: [{name: x, value: y}]}")],
+        ),
+        aged("twin-b", "2026-05-01T00:00:00Z", &[to("{path: {value: /twin}}")]),
+        aged("twin-a", "2026-05-01T00:00:00Z", &[to("{path: {value: /twin}}")]),
+    ];
+    let yaml = shop() + &all.concat();
+    let ask = |path: &str, headers: &[(&str, &str)]| {
+        let headers = headers.iter().map(|(n, v)| (n.to_string(), v.to_string())).collect();
+        let q = Question {
+            from: "web".into(),
+            to: "orders.shop".into(),
+            path: path.into(),
+            headers,
+            ..Question::default()
+        };
+        let rule = explain(&index(&yaml), &q).unwrap().rule.unwrap();
+        (rule.route, rule.because.split(": ").nth(1).unwrap_or_default().to_owned())
+    };
+    let said = |route: &str, why: &str| (format!("HTTPRoute shop/{route}"), why.to_owned());
+    assert_eq!(ask("/a/b/c", &[]), said("new", "the longer prefix comes first"));
+    assert_eq!(ask("/a", &[]), said("method", "it matches the method, too"));
+    assert_eq!(ask("/a", &[("x", "y")]), said("header", "it matches more headers"));
+    assert_eq!(ask("/same", &[]), said("old", "its route is older"));
+    assert_eq!(ask("/twin", &[]), said("twin-a", "its route's name comes first in the alphabet"));
+}

@@ -178,7 +178,7 @@ impl Validator {
                 }),
             );
             let redirects = rule.filters.iter().any(|f| f.r#type == HTTPRouteFilterType::RequestRedirect);
-            self.check(!(redirects && !rule.backend_refs.is_empty()), &format!("{at}.backendRefs"), || {
+            self.check(!redirects || rule.backend_refs.is_empty(), &format!("{at}.backendRefs"), || {
                 ("stand beside a RequestRedirect, which answers itself".into(), "remove the backendRefs or the filter")
             });
             for (j, b) in rule.backend_refs.iter().enumerate() {

@@ -521,7 +521,14 @@ impl Source for Folder {
         let (events, mut changed) = mpsc::channel(1024);
         // full: whatever it was, everything is looked at again
         let watcher = notify::recommended_watcher(move |e| _ = events.try_send(e)).and_then(|mut w| {
-            self.roots.iter().try_for_each(|r| w.watch(r, RecursiveMode::Recursive))?;
+            for root in &self.roots {
+                // a file is watched through its folder: editors put another file in its place
+                let folder = root.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+                match root.is_file() {
+                    true => w.watch(folder, RecursiveMode::NonRecursive)?,
+                    false => w.watch(root, RecursiveMode::Recursive)?,
+                }
+            }
             Ok(w)
         });
         if let Err(e) = &watcher {

@@ -235,10 +235,9 @@ fn plain(text: &str) -> Value {
         "false" | "False" | "FALSE" => return Value::Bool(false),
         _ => {}
     }
-    if !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit()) {
-        if let Ok(n) = text.parse() {
-            return Value::Int(n);
-        }
+    let decimal = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
+    if let (true, Ok(n)) = (decimal, text.parse()) {
+        return Value::Int(n);
     }
     let radix = |prefix: &str, radix| digits.strip_prefix(prefix).and_then(|d| i64::from_str_radix(d, radix).ok());
     if let Some(n) = radix("0x", 16).or_else(|| radix("0o", 8)) {
