@@ -454,8 +454,7 @@ impl World {
 
     pub fn flush_server(&mut self, s: usize) {
         // an answer without a body (HEAD, 304) is complete for the client before the application has made it, and the next request may come
-        while let Codec::H1(h) = &mut self.servers[s].codec
-            && !self.servers[s].gone
+        while let ServerConn { codec: Codec::H1(h), gone: false, .. } = &mut self.servers[s]
             && let Some(held) = h.take_held()
         {
             self.server_events(s, &mut &held[..]);
