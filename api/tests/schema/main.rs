@@ -238,6 +238,49 @@ fn the_vendored_crds_are_of_one_version() {
     }
 }
 
+/// What Weft's kinds take over from the Gateway API allows the same values there and here. Defaults are left out on purpose: they are applied where objects
+/// are converted. Weft's integers say that they are int32, and its messages are its own.
+#[test]
+fn weft_kinds_share_the_constraints_of_the_api() {
+    fn comparable(v: &Value) -> Value {
+        const OWN: [&str; 4] = ["description", "default", "format", "message"];
+        match v {
+            Value::Object(o) => {
+                // a condition has a field `message`, which is an object here
+                let kept = o.iter().filter(|(k, v)| !(OWN.contains(&k.as_str()) && !v.is_object()) && *k != "default");
+                Value::Object(kept.map(|(k, v)| (k.clone(), comparable(v))).collect())
+            }
+            Value::Array(a) => a.iter().map(comparable).collect(),
+            other => other.clone(),
+        }
+    }
+    let part = |channel: &str, file: &str, pointer: &str| {
+        let crd = read_crd(channel, file);
+        let version = &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
+        comparable(version.pointer(pointer).unwrap_or_else(|| panic!("{file} has no {pointer}")))
+    };
+    let traffic = |pointer: &str| part("weft.dev", "weft.dev_trafficpolicies.yaml", pointer);
+    let mesh_tls = |pointer: &str| part("weft.dev", "weft.dev_meshtlspolicies.yaml", pointer);
+    let constraint = "/properties/spec/properties/retryConstraint";
+    let theirs = part("experimental", "gateway.networking.x-k8s.io_xbackendtrafficpolicies.yaml", constraint);
+    assert_eq!(traffic(constraint), theirs);
+    let timeouts = "/properties/timeouts";
+    let theirs = part(
+        "standard",
+        "gateway.networking.k8s.io_httproutes.yaml",
+        &format!("/properties/spec/properties/rules/items{timeouts}"),
+    );
+    assert_eq!(traffic(&format!("/properties/spec{timeouts}")), theirs);
+    let (status, reference) = ("/properties/status", "/properties/spec/properties/targetRefs/items/properties");
+    let tls = "gateway.networking.k8s.io_backendtlspolicies.yaml";
+    assert_eq!(traffic(status), part("standard", tls, status));
+    assert_eq!(mesh_tls(status), part("standard", tls, status));
+    assert_eq!(traffic(reference), part("standard", tls, reference));
+    let selector = "/properties/spec/properties/allowedListeners/properties/namespaces/properties/selector";
+    let theirs = part("standard", "gateway.networking.k8s.io_gateways.yaml", selector);
+    assert_eq!(mesh_tls(&format!("{reference}/selector")), theirs);
+}
+
 /// The comparison itself: each kind of difference, made on purpose in a schema, is found where it is.
 #[test]
 fn a_difference_is_found() {
