@@ -20,8 +20,8 @@ impl Dice {
         self.0 ^= self.0 >> 27;
         (self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 33) as usize % n
     }
-    fn pick<'t, T>(&mut self, of: &'t [T]) -> &'t T {
-        &of[self.roll(of.len())]
+    fn pick<T: Copy>(&mut self, of: &[T]) -> T {
+        of[self.roll(of.len())]
     }
 }
 
@@ -30,10 +30,10 @@ const NAMES: [&str; 3] = ["x", "y", "z"];
 
 /// An object of a small world, so that names meet.
 fn object(d: &mut Dice) -> String {
-    let (ns, name) = (*d.pick(&NAMESPACES), *d.pick(&NAMES));
+    let (ns, name) = (d.pick(&NAMESPACES), d.pick(&NAMES));
     let n = (d.roll(9) + 1) as u8;
-    let far = *d.pick(&NAMESPACES);
-    let port = *d.pick(&["", ", port: 80", ", port: 81"]);
+    let far = d.pick(&NAMESPACES);
+    let port = d.pick(&["", ", port: 80", ", port: 81"]);
     let rules = match d.roll(4) {
         0 => format!("[{{backendRefs: [{{name: {name}, port: 80}}]}}]"),
         1 => format!(
@@ -45,11 +45,11 @@ fn object(d: &mut Dice) -> String {
     match d.roll(12) {
         0 => namespace(ns, d.roll(2) == 0),
         1 | 2 => {
-            let ports = *d.pick(&[
+            let ports = d.pick(&[
                 "[{name: http, port: 80, targetPort: web}]",
                 "[{name: a, port: 80}, {name: b, port: 81, appProtocol: kubernetes.io/h2c}]",
             ]);
-            svc(ns, name, n, ports).replace("10.96.0.", *d.pick(&["10.96.0.", "10.96.1."]))
+            svc(ns, name, n, ports).replace("10.96.0.", d.pick(&["10.96.0.", "10.96.1."]))
         }
         3 | 4 => pod(ns, name, n).replace(&format!("name: {name}-{n}"), &format!("name: {name}-{}", n % 2)),
         5 => format!(
@@ -70,7 +70,7 @@ fn object(d: &mut Dice) -> String {
             "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{namespace: {ns}, name: s{n}, labels: {{kubernetes.io/service-name: {name}}}}}\naddressType: IPv4\nports: [{{name: http, port: 8080}}]\nendpoints: [{{addresses: [10.244.0.{n}]}}]\n"
         ),
         _ => route(
-            *d.pick(&["HTTPRoute", "HTTPRoute", "HTTPRoute", "GRPCRoute", "TCPRoute"]),
+            d.pick(&["HTTPRoute", "HTTPRoute", "HTTPRoute", "GRPCRoute", "TCPRoute"]),
             ns,
             name,
             &format!("name: {}, namespace: {far}{port}", d.pick(&NAMES)),
