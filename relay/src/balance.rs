@@ -281,7 +281,8 @@ impl Balancer {
 
     /// Ends an attempt. Returns how long its endpoint is ejected, if this ejects it. `random` jitters that.
     pub fn finish(&mut self, attempt: Attempt, outcome: Outcome, now: Instant, random: u64) -> Option<Duration> {
-        let mean = if matches!(outcome, Outcome::Answered { verdict: Verdict::Gateway, .. }) { self.mean(now) } else { 0.0 };
+        let mean =
+            if matches!(outcome, Outcome::Answered { verdict: Verdict::Gateway, .. }) { self.mean(now) } else { 0.0 };
         let s = &mut self.slots[attempt.id.index as usize];
         debug_assert!(s.generation == attempt.id.generation && s.in_flight > 0, "finished twice");
         self.in_flight -= 1;

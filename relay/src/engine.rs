@@ -23,8 +23,6 @@ mod state;
 mod timers;
 mod turn;
 
-pub use census::Census;
-pub use log::Record;
 use crate::{
     api::{Accept, CloseHow, Command, ConnKey, DialError, EngineConfig, Wire},
     balance::Balancer,
@@ -38,6 +36,8 @@ use crate::{
     timer::Wheel,
     util::{Draw, FastMap},
 };
+pub use census::Census;
+pub use log::Record;
 use slab::Slab;
 use state::Exchange;
 use std::{collections::VecDeque, rc::Rc, sync::Arc, time::Instant};
