@@ -5,7 +5,7 @@
 //! degrades one rule and never the list that it came in. Fields are as the user wrote them: the API server's defaults are applied where
 //! objects are converted, because objects from files have never met an API server.
 //!
-//! `tests/schema.rs` holds every type to the vendored CRDs (`crds/`), `tests/round_trip.rs` to the API's own examples.
+//! `tests/schema` holds every type to the vendored CRDs (`crds/`), `tests/round_trip.rs` to the API's own examples.
 //!
 //! Core kinds (Service, Pod, Namespace, ...) are those of `k8s-openapi`. Its `Resource` and `Metadata` are implemented for every kind here, which makes
 //! each a `kube::Resource` without depending on kube.
