@@ -63,8 +63,11 @@ pub fn judge(world: &World, rules: &[Rule]) -> Sum {
             if ended != Ended::Complete {
                 case.fail("did not complete although nothing went wrong");
             }
-            let Some((_, Some(attempt), _)) = record.head else {
-                case.fail("was answered by the proxy although nothing went wrong")
+            let attempt = match &record.head {
+                Some((_, Some(attempt), _)) => *attempt,
+                // a scene without faults still has listed codes to retry
+                Some((503, None, Some(cause))) if cause.contains("retry budget") => continue,
+                _ => case.fail("was answered by the proxy although nothing went wrong"),
             };
             if attempt as usize + 1 != record.served.len() {
                 case.fail("the answer is not that of the last attempt");
@@ -150,7 +153,7 @@ impl Case<'_> {
             }
             // what was cancelled after a while may still have been on its way
             let timed = rule.timeouts.backend_request.is_some() || rule.timeouts.request.is_some();
-            let late = pair[1].at > record.head_at && !timed;
+            let late = pair[1].at > record.head_at && !timed && world.mood.breaks == 0;
             if record.head_at > 0 && late {
                 self.fail("tried again after the client had a response head");
             }

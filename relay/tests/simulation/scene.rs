@@ -198,7 +198,11 @@ fn in_order(world: &mut World) {
         // an input of 64 KiB goes into an output as a whole, with heads and control frames around it
         assert!(c.largest <= limits.output + 128 * 1024, "seed {}: {c:?}", world.seed);
         // what is queued is held on behalf of some stream, or is one read of an HTTP/1 connection that is then no longer read
-        assert!(c.queued + c.output <= c.charged + c.connections * (limits.output + 128 * 1024), "seed {}: {c:?}", world.seed);
+        assert!(
+            c.queued + c.output <= c.charged + c.connections * (limits.output + 128 * 1024),
+            "seed {}: {c:?}",
+            world.seed
+        );
         assert!(c.charged <= rim.engine.shared().credit.limit() + 64 * 1024, "seed {}: {c:?}", world.seed);
     }
 }
