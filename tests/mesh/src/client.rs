@@ -3,10 +3,13 @@
 use crate::app::Seen;
 use bytes::Bytes;
 use http::{HeaderMap, Request, Version};
-use http_body_util::{BodyExt as _, Full};
-use hyper::client::conn::{http1, http2};
+use http_body_util::{BodyExt as _, Full, combinators::UnsyncBoxBody};
+use hyper::{
+    body::Incoming,
+    client::conn::{http1, http2},
+};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use std::net::SocketAddr;
+use std::{io, net::SocketAddr};
 use tokio::net::TcpStream;
 
 /// A request to be sent; a builder.
@@ -98,27 +101,59 @@ impl Call {
 
     /// Sends it on a connection of its own.
     pub async fn send(&self) -> anyhow::Result<Answer> {
+        self.connect().await?.send(self).await
+    }
+
+    /// A connection for this call and others to the same address.
+    pub async fn connect(&self) -> anyhow::Result<Connection> {
         let socket = TcpStream::connect(self.to).await?;
         socket.set_nodelay(true)?;
         let io = TokioIo::new(socket);
-        let mut request = Request::builder().method(self.method.as_str());
-        for (n, v) in &self.headers {
-            request = request.header(n, v);
-        }
-        let body = Full::new(self.body.clone());
-        let response = if self.http2 {
-            let (mut send, drive) = http2::handshake(TokioExecutor::new(), io).await?;
+        Ok(if self.http2 {
+            let (send, drive) = http2::handshake(TokioExecutor::new(), io).await?;
             tokio::spawn(async move { drop(drive.await) });
-            let uri = format!("http://{}{}", self.host, self.path);
-            send.send_request(request.version(Version::HTTP_2).uri(uri).body(body)?).await?
+            Connection::Http2(send)
         } else {
-            let (mut send, drive) = http1::handshake(io).await?;
+            let (send, drive) = http1::handshake(io).await?;
             tokio::spawn(async move { drop(drive.await) });
-            send.send_request(request.uri(&self.path).header("host", &self.host).body(body)?).await?
-        };
-        let (head, body) = response.into_parts();
+            Connection::Http1(send)
+        })
+    }
+}
+
+/// An open connection of a client.
+pub enum Connection {
+    Http1(http1::SendRequest<Body>),
+    Http2(http2::SendRequest<Body>),
+}
+pub type Body = UnsyncBoxBody<Bytes, io::Error>;
+
+impl Connection {
+    /// The whole answer to a call.
+    pub async fn send(&mut self, call: &Call) -> anyhow::Result<Answer> {
+        let (head, body) =
+            self.begin(call, Full::new(call.body.clone()).map_err(|e| match e {}).boxed_unsync()).await?;
         let body = body.collect().await?;
         let trailers = body.trailers().cloned().unwrap_or_default();
         Ok(Answer { status: head.status.as_u16(), headers: head.headers, body: body.to_bytes(), trailers })
+    }
+    /// The answer's head; its body is the caller's to read. `body` is sent instead of the call's own.
+    pub async fn begin(&mut self, call: &Call, body: Body) -> anyhow::Result<(http::response::Parts, Incoming)> {
+        let mut request = Request::builder().method(call.method.as_str());
+        for (n, v) in &call.headers {
+            request = request.header(n, v);
+        }
+        let response = match self {
+            Connection::Http2(send) => {
+                let uri = format!("http://{}{}", call.host, call.path);
+                send.ready().await?;
+                send.send_request(request.version(Version::HTTP_2).uri(uri).body(body)?).await?
+            }
+            Connection::Http1(send) => {
+                send.ready().await?;
+                send.send_request(request.uri(&call.path).header("host", &call.host).body(body)?).await?
+            }
+        };
+        Ok(response.into_parts())
     }
 }

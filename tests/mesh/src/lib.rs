@@ -8,6 +8,9 @@
 pub mod app;
 pub mod client;
 pub mod conformance;
+pub mod objects;
+pub mod program;
+pub mod raw;
 
 use app::{App, Reply, Script, Seen};
 use client::Call;
@@ -31,14 +34,13 @@ use weft_ca::{
     state::Lives,
     token::{Claims, Pod as TokenPod, TokenSigner},
 };
-use weft_controller::{Folder, Mesh as MeshSettings, World, serve::Serving};
+use weft_controller::{Folder, Mesh as MeshSettings, run};
 use weft_core::identity::WorkloadIdentity;
-use weft_discovery::{DiscoveryServer, ServerSettings};
+use weft_discovery::certificates::TokenSource;
 use weft_identity::{CONTROLLER_ACCOUNT, SYSTEM_NAMESPACE, provider::system_clock};
 use weft_proxy::{
     config::{Away, Capture, Config, Controller, Credentials, Dial, Limits, Listen, Mapped, Pod as ProxyPod, Timeouts},
     control::Proxy,
-    credentials,
 };
 
 /// The longest that anything may take before it counts as hanging.
@@ -65,8 +67,10 @@ pub struct Builder {
     scripts: BTreeMap<String, Script>,
     away: Away,
     leaf: Option<Duration>,
-    tweak: Option<fn(&mut Config)>,
+    tweak: Option<Tweak>,
+    bare: Vec<String>,
 }
+type Tweak = fn(&mut Config);
 
 impl Builder {
     pub fn yaml(mut self, text: &str) -> Self {
@@ -87,8 +91,13 @@ impl Builder {
         self.leaf = Some(life);
         self
     }
+    /// This pod's application is the test's own: it listens on [`PodHandle::app_address`].
+    pub fn bare(mut self, pod: &str) -> Self {
+        self.bare.push(pod.into());
+        self
+    }
     /// Changes the start configuration of each sidecar.
-    pub fn tweak(mut self, f: fn(&mut Config)) -> Self {
+    pub fn tweak(mut self, f: Tweak) -> Self {
         self.tweak = Some(f);
         self
     }
@@ -132,12 +141,13 @@ struct ServicePort {
 /// A running mesh.
 pub struct Mesh {
     pub dir: tempfile::TempDir,
-    pub world: Arc<World>,
     pub ca: Arc<Ca>,
     pods: Vec<PodSpec>,
     services: Vec<ServicePort>,
     apps: BTreeMap<String, App>,
     proxies: BTreeMap<String, Proxy>,
+    away: Away,
+    tweak: Option<Tweak>,
     ca_address: SocketAddr,
     controller_address: SocketAddr,
     controller_stop: CancellationToken,
@@ -188,30 +198,25 @@ impl Mesh {
             tokio::spawn(async move { ca.serve(listener, stop).await });
         }
 
-        let world = World::new(MeshSettings::default());
-        {
-            let (world, stop) = (world.clone(), stop.clone());
-            let folder = Folder::new([dir.path().join("objects")]);
-            tokio::spawn(async move { world.follow(folder, stop).await });
-        }
-        let mut complete = world.complete();
-        tokio::time::timeout(LIMIT, complete.wait_for(|c| *c)).await.unwrap().unwrap();
-
         let mut mesh = Mesh {
             dir,
-            world,
             ca,
             pods,
             services,
             apps: BTreeMap::new(),
             proxies: BTreeMap::new(),
+            away: b.away,
+            tweak: b.tweak,
             ca_address,
-            controller_address: any,
+            controller_address: {
+                let [a, b] = block();
+                (Ipv4Addr::new(127, a, b, 1), 15012).into()
+            },
             controller_stop,
             signer,
             stop,
         };
-        mesh.start_controller(any).await;
+        mesh.start_controller();
         for p in mesh.pods.clone() {
             let app = match b.scripts.get(&p.name) {
                 Some(script) => {
@@ -220,57 +225,59 @@ impl Mesh {
                 }
                 None => App::echo(&p.name),
             };
-            for port in &p.ports {
-                app.serve(p.app(*port)).await.unwrap();
+            if !b.bare.contains(&p.name) {
+                for port in &p.ports {
+                    app.serve(p.app(*port)).await.unwrap();
+                }
+                mesh.apps.insert(p.name.clone(), app);
             }
-            mesh.apps.insert(p.name.clone(), app);
             if p.meshed {
-                mesh.start_proxy(&p, b.away, b.tweak);
+                mesh.start_proxy(&p);
             }
         }
         mesh
     }
 
-    /// Starts the controller's server; port 0 takes a free one.
-    async fn start_controller(&mut self, at: SocketAddr) {
-        let own = ProxyPod {
-            uid: "controller-uid".into(),
-            ips: vec![Ipv4Addr::new(10, 244, 255, 1).into()],
-            namespace: SYSTEM_NAMESPACE.into(),
-            name: "controller".into(),
-            zone: None,
-            identity: None,
+    /// Starts a controller: it reads the folder anew, knows nobody, and gets a certificate of its own.
+    fn start_controller(&mut self) {
+        let Credentials::Ca { token, .. } =
+            self.credentials("controller", SYSTEM_NAMESPACE, CONTROLLER_ACCOUNT, "controller-uid")
+        else {
+            unreachable!("credentials are always the CA's")
         };
-        let from = self.credentials("controller", SYSTEM_NAMESPACE, CONTROLLER_ACCOUNT, "controller-uid");
-        let cell = credentials::open(&from, &own).unwrap();
-        tokio::spawn(credentials::keep(from, own, cell.clone()));
-        let bundle = Arc::new(weft_identity::Bundle::read(&self.dir.path().join("bundle.pem"), None).unwrap());
-        // the controller hands out the bundle that its own credentials follow
-        let (tx, rx) = tokio::sync::watch::channel(Some(bundle));
-        let (mut changes, ca) = (self.ca.changes(), self.ca.clone());
+        let settings = run::Settings {
+            mesh: MeshSettings::default(),
+            listen: self.controller_address,
+            ca: run::CaSettings {
+                addresses: vec![self.ca_address.to_string()],
+                token: TokenSource::File(token),
+                bundle: self.dir.path().join("bundle.pem"),
+            },
+            replica: "controller-0".into(),
+        };
+        self.controller_stop = CancellationToken::new();
+        let (stop, folder) = (self.controller_stop.clone(), Folder::new([self.folder()]));
         tokio::spawn(async move {
-            while changes.changed().await.is_ok() {
-                changes.borrow_and_update();
-                if tx.send(Some(ca.bundle())).is_err() {
-                    break;
-                }
+            if let Err(e) = run::run(settings, folder, stop).await {
+                panic!("the controller ended: {e:#}");
             }
         });
-        let listener = tokio::net::TcpListener::bind(at).await.unwrap();
-        self.controller_address = listener.local_addr().unwrap();
-        let server = DiscoveryServer::new(Arc::new(Serving::new(self.world.clone(), rx)), ServerSettings::default());
-        self.controller_stop = CancellationToken::new();
-        let stop = self.controller_stop.clone();
-        tokio::spawn(async move { server.serve(listener, cell, stop).await });
     }
 
     /// Ends the controller: streams break, nothing new is answered.
     pub fn stop_controller(&self) {
         self.controller_stop.cancel();
     }
-    /// Starts it again at the same address.
+    /// Starts another one at the same address.
     pub async fn restart_controller(&mut self) {
-        self.start_controller(self.controller_address).await;
+        // the address is free once the old one's listener is gone
+        eventually("the controller's address is free", async || {
+            tokio::net::TcpListener::bind(self.controller_address).await.is_ok()
+        })
+        .await;
+        // whoever comes later trusts what the CA has now
+        self.ca.bundle().write(&self.dir.path().join("bundle.pem")).unwrap();
+        self.start_controller();
     }
 
     fn credentials(&self, name: &str, namespace: &str, account: &str, uid: &str) -> Credentials {
@@ -290,7 +297,7 @@ impl Mesh {
         }
     }
 
-    fn start_proxy(&mut self, p: &PodSpec, away: Away, tweak: Option<fn(&mut Config)>) {
+    fn start_proxy(&mut self, p: &PodSpec) {
         let address = |ip: Ipv4Addr, port: u16| SocketAddr::new(ip.into(), port);
         let mut outbound = Vec::new();
         for (i, s) in self.services.iter().enumerate() {
@@ -331,13 +338,17 @@ impl Mesh {
             admin: p.at(3, 15020),
             workers: 1,
             credentials: Some(self.credentials(&p.name, &p.namespace, &p.account, &p.uid)),
-            controller: Some(Controller { address: self.controller_address.to_string(), identity: None, away }),
+            controller: Some(Controller {
+                address: self.controller_address.to_string(),
+                identity: None,
+                away: self.away,
+            }),
             fixed: None,
             limits: Limits::default(),
             timeouts: Timeouts { grace: 2_500, ..Timeouts::default() },
             access_log: None,
         };
-        if let Some(tweak) = tweak {
+        if let Some(tweak) = self.tweak {
             tweak(&mut config);
         }
         let proxy = Proxy::start(config).unwrap();
@@ -358,6 +369,18 @@ impl Mesh {
     pub fn proxy(&self, pod: &str) -> &Proxy {
         &self.proxies[pod]
     }
+    /// Takes a sidecar out of service as a deleted pod's is: drain, then terminate, then gone. Its application stays.
+    pub fn retire(&mut self, pod: &str) {
+        let proxy = self.proxies.remove(pod).unwrap_or_else(|| panic!("{pod} has no sidecar"));
+        proxy.control().terminate();
+        assert!(block_in_place(|| proxy.wait_stopped(LIMIT)), "the sidecar of {pod} does not stop");
+    }
+    /// A new sidecar for a pod whose last one has been retired.
+    pub fn revive(&mut self, pod: &str) {
+        let spec = self.pods.iter().find(|p| p.name == pod).unwrap_or_else(|| panic!("no pod {pod}")).clone();
+        self.ca.bundle().write(&self.dir.path().join("bundle.pem")).unwrap();
+        self.start_proxy(&spec);
+    }
     /// The folder that the controller reads.
     pub fn folder(&self) -> PathBuf {
         self.dir.path().join("objects")
@@ -376,7 +399,7 @@ impl Mesh {
 }
 
 /// Asks again until the answer is yes; panics at [`LIMIT`].
-pub async fn eventually<F: Future<Output = bool>>(what: &str, mut ask: impl FnMut() -> F) {
+pub async fn eventually(what: &str, mut ask: impl AsyncFnMut() -> bool) {
     let end = Instant::now() + LIMIT;
     while !ask().await {
         assert!(Instant::now() < end, "{what}: not within {LIMIT:?}");
@@ -409,6 +432,14 @@ impl PodHandle<'_> {
         // without a sidecar kube-proxy would choose an endpoint; tests of such clients dial pods
         assert!(self.spec.meshed, "{} has no sidecar to dial {} through", self.spec.name, s.namespace);
         self.spec.at(10 + i as u8, port)
+    }
+    /// Where this pod's application listens.
+    pub fn app_address(&self, port: u16) -> SocketAddr {
+        self.spec.app(port)
+    }
+    /// Where other pods' sidecars dial this pod: its own sidecar's inbound listener.
+    pub fn inbound_address(&self, port: u16) -> SocketAddr {
+        self.spec.inbound(port)
     }
     /// A call to a Service port.
     pub fn call(&self, service: &str, port: u16) -> Call {
