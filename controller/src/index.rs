@@ -74,9 +74,10 @@ pub struct Touched {
     pub addresses: BTreeSet<IpAddr>,
     /// Pods (by UID) whose inbound policy may differ.
     pub inbound: BTreeSet<Arc<str>>,
-    /// Routes whose status may differ.
+    /// Routes whose meaning may differ.
     pub routes: BTreeSet<ObjectKey>,
-    /// Routes of which only the words of the status may differ: they name a Service that is not there, and what is suggested instead came or went.
+    /// Further routes, of which only the status may differ: those beside a route that changed, and those that name a Service which is not
+    /// there, for what is suggested instead came or went.
     pub statuses: BTreeSet<ObjectKey>,
     /// Ports that vanished, by Service.
     pub former_ports: BTreeMap<Name, BTreeSet<u16>>,
@@ -261,6 +262,9 @@ impl Index {
                 touched.services.insert(name.clone());
                 touched.endpoints.insert(name.clone());
                 for map in [&self.routes_on, &self.routes_to] {
+                    touched.routes.extend(map.get(name).into_iter().flatten().cloned());
+                }
+                for map in [&self.routes_on, &self.routes_to] {
                     let lost = within(map, &name.namespace).filter(|(s, _)| !self.services.contains_key(*s));
                     touched.statuses.extend(lost.flat_map(|(_, routes)| routes.iter().cloned()));
                 }
@@ -300,7 +304,10 @@ impl Index {
             Object::TrafficPolicy(_) | Object::XBackendTrafficPolicy(_) => {
                 for target in refs::policy_targets(object) {
                     match target.kind {
-                        Kind::Service => _ = touched.services.insert(target.name),
+                        Kind::Service => {
+                            touched.routes.extend(self.routes_on.get(&target.name).into_iter().flatten().cloned());
+                            touched.services.insert(target.name);
+                        }
                         _ => _ = touched.routes.insert(target),
                     }
                 }
@@ -324,22 +331,15 @@ impl Index {
         touched.endpoints.extend(sliced.map(|(service, _)| service.clone()));
     }
 
-    /// From Services to the routes that name them, from routes to the Services that they are attached to, and to the
-    /// routes beside them there (a conflict begins or ends).
+    /// From routes to the Services that they are attached to, and to the routes beside them there, in whose status a conflict
+    /// begins or ends.
     fn spread(&self, touched: &mut Touched) {
-        for service in &touched.services {
-            for map in [&self.routes_to, &self.routes_on] {
-                touched.routes.extend(map.get(service).into_iter().flatten().cloned());
-            }
+        for route in &touched.routes {
+            let Some(stored) = self.objects.get(route) else { continue };
+            touched.services.extend(refs::service_parents(&stored.object).into_iter().map(|(parent, _)| parent));
         }
-        let routes: Vec<_> = touched.routes.iter().cloned().collect();
-        for route in routes {
-            let Some(stored) = self.objects.get(&route) else { continue };
-            for (parent, _) in refs::service_parents(&stored.object) {
-                touched.routes.extend(self.routes_on.get(&parent).into_iter().flatten().cloned());
-                touched.services.insert(parent);
-            }
-        }
+        let beside = touched.services.iter().filter_map(|s| self.routes_on.get(s)).flatten();
+        touched.statuses.extend(beside.cloned());
     }
 
     // ---- questions

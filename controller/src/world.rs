@@ -10,7 +10,7 @@ use crate::{
     index::{Index, Mesh, Touched},
     object::{Name, ObjectKey, Stored},
     source::{Source, Update},
-    status::{self, RouteReport},
+    status::{Judge, RouteReport},
 };
 use ahash::HashMap;
 use std::{
@@ -65,8 +65,8 @@ struct Memo {
     ports: HashMap<Name, PerPort<View, ServicePort>>,
     /// By port and, where traffic stays on the node, the client's node.
     endpoints: HashMap<Name, PerPort<Option<Arc<str>>, Endpoints>>,
-    /// By route and the Service that it is attached to.
-    routes: HashMap<ObjectKey, HashMap<Name, Arc<Compiled>>>,
+    /// By route and the Service port that it is attached to: policies may be for one port.
+    routes: HashMap<ObjectKey, HashMap<(Name, u16), Arc<Compiled>>>,
     /// Which namespace's routes a client gets.
     views: HashMap<Name, HashMap<(u16, Arc<str>), View>>,
     inbound: HashMap<Arc<str>, Arc<InboundPolicy>>,
@@ -236,11 +236,10 @@ impl World {
     pub fn reports(&self) -> Vec<Arc<RouteReport>> {
         let inner = self.read();
         let mut reports = self.reports.lock().unwrap_or_else(|e| e.into_inner());
+        let judge = Judge::new(&inner.index);
         for key in std::mem::take(&mut reports.stale) {
             match inner.index.get(&key) {
-                Some(stored) => {
-                    _ = reports.known.insert(key.clone(), Arc::new(status::report(&inner.index, &key, stored)))
-                }
+                Some(stored) => _ = reports.known.insert(key.clone(), Arc::new(judge.report(&key, stored))),
                 None => _ = reports.known.remove(&key),
             }
         }
@@ -253,11 +252,12 @@ impl Inner {
         self.memo.lock().unwrap_or_else(|e| e.into_inner())
     }
     fn route(&self, key: &ObjectKey, stored: &Stored, service: &Name, port: &crate::facts::PortFacts) -> Arc<Compiled> {
-        if let Some(known) = self.memo().routes.get(key).and_then(|r| r.get(service)) {
+        let at = (service.clone(), port.port);
+        if let Some(known) = self.memo().routes.get(key).and_then(|r| r.get(&at)) {
             return known.clone();
         }
         let made = Arc::new(compile::route(&self.index, key, stored, service, Some(port)));
-        self.memo().routes.entry(key.clone()).or_default().entry(service.clone()).or_insert(made).clone()
+        self.memo().routes.entry(key.clone()).or_default().entry(at).or_insert(made).clone()
     }
     fn view(
         &self,

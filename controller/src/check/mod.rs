@@ -9,13 +9,12 @@ mod services;
 mod workloads;
 
 use crate::{
-    attach,
     convert::{Effect, Problem},
     finding::{Finding, Severity},
     index::{Index, Mesh},
     object::{Name, Object, ObjectKey, Stored},
     source::{Update, folder::Folder},
-    status,
+    status::{self, Judge},
 };
 use std::{collections::BTreeSet, path::PathBuf, time::Instant};
 
@@ -39,7 +38,7 @@ pub fn check_update(update: &Update, mesh: Mesh) -> Vec<Finding> {
 
 /// Checks the objects of an index.
 pub fn check_index(index: &Index) -> Vec<Finding> {
-    let mut check = Check { index, found: Vec::new() };
+    let mut check = Check { index, judge: Judge::new(index), found: Vec::new() };
     check.statuses();
     check.routes();
     check.services();
@@ -52,6 +51,7 @@ pub fn check_index(index: &Index) -> Vec<Finding> {
 
 struct Check<'i> {
     index: &'i Index,
+    judge: Judge<'i>,
     found: Vec<Finding>,
 }
 
@@ -70,7 +70,7 @@ impl<'i> Check<'i> {
 
     /// What the parents make of each route.
     fn statuses(&mut self) {
-        for report in status::reports(self.index) {
+        for report in self.judge.reports() {
             let Some(stored) = self.index.get(&report.key) else { continue };
             if report.parents.is_empty() {
                 self.say(
@@ -104,7 +104,7 @@ impl<'i> Check<'i> {
                 let ports: Vec<u16> =
                     self.index.service(&service).map(|s| s.ports.iter().map(|p| p.port).collect()).unwrap_or_default();
                 for port in ports {
-                    for s in status::shadows(self.index, &service, port, &view).into_iter().filter(|s| s.route == key) {
+                    for s in self.judge.shadows(&service, port, &view).get(&key).into_iter().flatten() {
                         let field = format!("spec.rules[{}].matches[{}]", s.rule, s.place);
                         let message =
                             format!("never gets a request: {} has the same match and wins, since {}", s.winner, s.why);
@@ -142,10 +142,7 @@ impl<'i> Check<'i> {
 
     /// Whether a Service port has routes for anyone.
     fn is_routed(&self, service: &Name, port: u16) -> bool {
-        let usable = |k: &ObjectKey, s: &Stored| status::usable(self.index, k, s, service);
-        let consumers = attach::consumers(self.index, service).into_iter().map(attach::View::Consumer);
-        let mut views = consumers.chain([attach::View::Producer]);
-        views.any(|v| !attach::group(self.index, service, port, &v, usable).routes.is_empty())
+        self.judge.is_routed(service, port)
     }
 }
 

@@ -73,9 +73,7 @@ impl Check<'_> {
             let Some(facts) = self.index.service(&service).cloned() else { continue };
             let parent = &refs::parents(&stored.object)[i];
             for port in facts.ports.iter().filter(|p| parent.port.is_none_or(|n| n == p.port)) {
-                let group = crate::attach::group(self.index, &service, port.port, &view, |k, s| {
-                    status::usable(self.index, k, s, &service)
-                });
+                let group = self.judge.group(&service, port.port, &view);
                 let others = group.routes.iter().filter(|k| *k != key).filter_map(|k| self.index.get(k));
                 if group.routes.contains(key) && others.into_iter().all(|o| narrow(&o.object)) {
                     let answer = if matches!(stored.object, Object::GRPCRoute(_)) { "UNIMPLEMENTED" } else { "404" };

@@ -16,7 +16,7 @@ use crate::{
     index::Index,
     object::{Name, ObjectKey, Stored},
     source::folder::Folder,
-    status,
+    status::{self, Judge},
 };
 use ask::{Asked, Head};
 use std::{cmp::Ordering, collections::BTreeSet, path::PathBuf, sync::Arc, time::Instant};
@@ -159,11 +159,12 @@ fn of_service(index: &Index, asked: &Asked, service: &ServiceRef, question: &Que
 }
 
 fn attached(index: &Index, service: &Name, port: u16, view: &View) -> Vec<RouteText> {
-    let group = attach::group(index, service, port, view, |k, s| status::usable(index, k, s, service));
+    let judge = Judge::new(index);
+    let group = judge.group(service, port, view);
     let mut routes: Vec<RouteText> = Vec::new();
     for key in index.routes_on(service) {
         let Some(stored) = index.get(key) else { continue };
-        let report = status::report(index, key, stored);
+        let report = judge.report(key, stored);
         let of_service = format!("Service {service}");
         let bad = report.parents.iter().filter(|p| p.parent.starts_with(&of_service)).find_map(|p| {
             p.condition("Accepted").filter(|c| !c.status).map(|c| format!("{}: {}", c.reason, c.message))
