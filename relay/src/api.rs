@@ -114,6 +114,8 @@ pub enum DialError {
 pub struct Limits {
     /// Exchanges under way, mirrors included. 10,000: ten mesh connections' worth of streams; beyond it new requests get a 503.
     pub exchanges: usize,
+    /// Bytes of request heads kept, over all exchanges. 16 MiB: 10,000 of the usual size, 256 of the largest.
+    pub heads: usize,
     /// Streams that a peer may open on one connection (design 3.4).
     pub streams: u32,
     /// Access-log records waiting for the admin thread; more are counted and dropped.
@@ -123,7 +125,7 @@ pub struct Limits {
 }
 impl Default for Limits {
     fn default() -> Self {
-        Self { exchanges: 10_000, streams: 1000, log: 4096, output: 64 * 1024 }
+        Self { exchanges: 10_000, heads: 16 << 20, streams: 1000, log: 4096, output: 64 * 1024 }
     }
 }
 

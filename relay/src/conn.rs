@@ -105,7 +105,7 @@ impl Down {
 
 pub(crate) enum Role {
     Down(Rc<Down>),
-    Up,
+    Up(Wire),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -128,6 +128,8 @@ pub(crate) enum Watch {
     Tunnel,
     /// The client has shut down its side while it is owed an answer: it may have left.
     HalfClosed,
+    /// A mesh connection with streams under way, which is asked for a sign of life when it is silent.
+    Alive,
     /// An HTTP/2 connection after our GOAWAY without streams, or the last bytes of a closing one.
     Closing,
 }
@@ -192,7 +194,7 @@ impl Conn {
     pub fn down(&self) -> Option<&Rc<Down>> {
         match &self.role {
             Role::Down(d) => Some(d),
-            Role::Up => None,
+            Role::Up(_) => None,
         }
     }
 }

@@ -117,6 +117,8 @@ pub struct Engine {
     current: Option<ConnKey>,
     replay: ReplayPool,
     credit: Ledger<ExKey>,
+    /// Bytes of the heads of all exchanges.
+    heads: usize,
     shard: Shard,
     totals: Arc<Totals>,
     log: VecDeque<Record>,
@@ -165,6 +167,7 @@ impl Engine {
             current: None,
             replay: ReplayPool::new(shared.replay.clone()),
             credit: Ledger::new(shared.credit.clone()),
+            heads: 0,
             totals: shard.totals().clone(),
             shard,
             log: VecDeque::new(),
@@ -458,7 +461,7 @@ impl Engine {
         }
         match c.role {
             Role::Down(_) => self.totals.accepted_closed.add(1),
-            Role::Up => {
+            Role::Up(_) => {
                 self.pool.closed(key);
                 self.totals.dialed_closed.add(1);
             }

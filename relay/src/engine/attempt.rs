@@ -143,7 +143,7 @@ impl Engine {
             Wire::Http2 => Codec::H2(Box::new(h2::Connection::client(self.configs.h2_client.clone()))),
             Wire::Mesh => Codec::H2(Box::new(h2::Connection::client(self.configs.mesh.clone()))),
         };
-        let conn = self.insert(codec, Role::Up, Phase::Dialing);
+        let conn = self.insert(codec, Role::Up(to.wire), Phase::Dialing);
         self.pool.dialing(id, conn, self.now);
         self.totals.dialed.add(1);
         self.commands.push_back(Command::Dial { conn, to: to.address, tls: to.peer, wire: to.wire });

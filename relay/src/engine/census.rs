@@ -58,8 +58,8 @@ impl Engine {
     pub fn under_way(&self) -> Vec<String> {
         let conn = |c: &Conn| {
             let what = match (&c.codec, &c.role) {
-                (super::Codec::H2(h), super::Role::Up) => format!("upstream, {} streams", h.streams()),
-                (_, super::Role::Up) => "upstream".into(),
+                (super::Codec::H2(h), super::Role::Up(_)) => format!("upstream, {} streams", h.streams()),
+                (_, super::Role::Up(_)) => "upstream".into(),
                 (super::Codec::H2(h), super::Role::Down(d)) => {
                     format!("{:?} from {}, {} streams", d.wire, d.client, h.streams())
                 }

@@ -42,11 +42,13 @@ impl Engine {
         let key = ExKey { index: self.exchanges.vacant_key() as u32, generation: self.next_generation() };
         let timer = self.wheel.insert(now + limit, Timer::Request(key));
         let body = self.new_body(end);
+        self.heads += head.size();
         self.exchanges.insert(Exchange {
             key,
             state: step(State::New, Event::Start).0,
             leg: None,
             down,
+            head_size: head.size(),
             head,
             body,
             target: Target::Cluster(at),

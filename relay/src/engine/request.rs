@@ -51,6 +51,7 @@ impl Engine {
             idempotent: retry::is_idempotent(head.method()),
             series: down.series.clone(),
             down,
+            head_size: head.size(),
             head,
             body: self.new_body(end),
             target: Target::None,
@@ -73,6 +74,7 @@ impl Engine {
             mirrors: SmallVec::new(),
             upstream: None,
         };
+        self.heads += x.head_size;
         self.exchanges.insert(x);
         let Some(c) = self.conn(conn) else { return };
         match (&mut c.codec, stream) {
@@ -105,6 +107,10 @@ impl Engine {
                 }
                 if self.credit.refuses() {
                     return self.refuse(key, Kind::OverloadMemory.into());
+                }
+                if self.heads > self.config.limits.heads {
+                    return self
+                        .refuse(key, Cause::with(Kind::OverloadMemory, "too many bytes of request heads are kept"));
                 }
                 if let Some(x) = self.ex(key) {
                     x.state = step(x.state, Event::Start).0;

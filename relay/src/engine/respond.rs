@@ -136,6 +136,7 @@ impl Engine {
         self.drop_attempt(key, true);
         let now = self.now;
         let mut x = self.exchanges.remove(key.index as usize);
+        self.heads -= x.head_size;
         for t in [x.timer.take(), x.request_timer.take()].into_iter().flatten() {
             self.wheel.cancel(t);
         }

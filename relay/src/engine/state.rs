@@ -80,6 +80,8 @@ pub(crate) struct Exchange {
     pub leg: Option<Leg>,
     pub down: Rc<Down>,
     pub head: Box<Head>,
+    /// What the head counted for when it came; filters may change it.
+    pub head_size: usize,
     pub body: Body,
     pub target: Target,
     pub rule: Option<Arc<Rule>>,

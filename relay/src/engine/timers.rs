@@ -5,7 +5,7 @@
 
 use super::Engine;
 use crate::{
-    api::{CloseHow, Command, ConnKey},
+    api::{CloseHow, Command, ConnKey, Wire},
     conn::{Codec, Down, ExKey, Phase, Role, Watch},
     exchange::{Action, Event, State, step},
 };
@@ -36,6 +36,9 @@ pub(crate) struct Drain {
 
 /// How long a closing connection, or one whose GOAWAY was not answered, may take. 10 s: a round trip and what is left of the output.
 const CLOSING: Duration = Duration::from_secs(10);
+/// A mesh connection with streams under way that says nothing for so long is asked (PING); when it is silent for as long again, its pod or node has gone without a word, and the
+/// streams fail. 10 s: far below TCP's 15 minutes, and a live peer answers within a round trip.
+const SILENT: Duration = Duration::from_secs(10);
 /// How long one direction of an upgraded connection may outlive the other.
 const HALF: Duration = Duration::from_secs(60);
 
@@ -155,7 +158,14 @@ impl Engine {
             // attempts have deadlines of their own, idle connections the pool's
             (Codec::Client(_), _) => Watch::Nothing,
             (Codec::H2(h), _) if h.in_frame() => Watch::Head,
-            (Codec::H2(h), _) if h.streams() > 0 => Watch::Nothing,
+            (Codec::H2(h), _) if h.streams() > 0 => {
+                let mesh = match &c.role {
+                    Role::Down(d) => d.meshed(),
+                    Role::Up(wire) => *wire == Wire::Mesh,
+                };
+                // applications may count PING frames against us
+                if mesh { Watch::Alive } else { Watch::Nothing }
+            }
             (Codec::H2(h), _) if h.is_going_away() => Watch::Closing,
             (Codec::H2(_), _) if down => Watch::KeepAlive,
             (Codec::H2(_), _) => Watch::Nothing,
@@ -190,6 +200,10 @@ impl Engine {
             Watch::KeepAlive => Some(c.since + t.keep_alive),
             Watch::Tunnel => Some(c.since.max(c.heard) + t.tunnel_idle),
             Watch::Closing => Some(c.since + CLOSING),
+            Watch::Alive => match &c.codec {
+                Codec::H2(h) => Some(h.ping_sent().unwrap_or(c.since.max(c.heard)) + SILENT),
+                _ => None,
+            },
         };
         // only once the socket has refused bytes: a task that has not run yet is no slow peer
         let write = c.writing.filter(|_| c.blocked).map(|w| w + t.write);
@@ -229,6 +243,18 @@ impl Engine {
                 self.cut(key);
             }
             Watch::Head | Watch::Body => self.too_slow(key, watch),
+            Watch::Alive => {
+                let asked = match self.conn(key).map(|c| &mut c.codec) {
+                    Some(Codec::H2(h)) => h.ping(now),
+                    _ => false,
+                };
+                if asked {
+                    self.touch(key);
+                } else {
+                    self.totals.limits.add("peer_silent", 1);
+                    self.cut(key);
+                }
+            }
         }
     }
 
@@ -238,7 +264,7 @@ impl Engine {
         self.totals.limits.add(kind.label(), 1);
         let Some(c) = self.conn(key) else { return };
         let token = c.exchange;
-        let up = matches!(c.role, Role::Up);
+        let up = matches!(c.role, Role::Up(_));
         match &mut c.codec {
             Codec::Server(s) => {
                 s.stop_reading();

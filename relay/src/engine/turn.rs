@@ -201,7 +201,7 @@ impl Engine {
         self.totals.protocol_errors.add(1);
         self.fail_streams(key, Lost::of(Cause::with(Kind::BadResponse, e.to_string())));
         if let Some(c) = self.conn(key)
-            && matches!(c.role, Role::Up)
+            && matches!(c.role, Role::Up(_))
         {
             self.pool_lost(key);
         }
@@ -248,7 +248,7 @@ impl Engine {
             },
             // there are no half-closed connections in HTTP/2
             Codec::H2(_) => {
-                let up = matches!(c.role, Role::Up);
+                let up = matches!(c.role, Role::Up(_));
                 self.fail_streams(key, Lost::of(Kind::ResetBeforeResponse.into()));
                 if up {
                     self.pool_lost(key);
@@ -268,7 +268,7 @@ impl Engine {
         c.phase = Phase::Closing;
         let token = c.exchange.take();
         let reused = matches!(&c.codec, Codec::Client(s) if s.exchanges() > 1);
-        let up = matches!(c.role, Role::Up);
+        let up = matches!(c.role, Role::Up(_));
         if up {
             self.pool_lost(key);
         }
@@ -333,6 +333,12 @@ impl Engine {
             }
             self.settle_one(key);
         }
+        // the memory of the process is spent: the largest stalled holder pays
+        if let Some(key) = self.credit.victim(self.now) {
+            self.totals.limits.add("memory", 1);
+            self.shed(key, Kind::OverloadMemory.into());
+            return self.settle();
+        }
         self.current = None;
     }
 
@@ -370,7 +376,7 @@ impl Engine {
                 self.client_gone(t.ex);
             }
             let Some(c) = self.conn(key) else { return };
-            if matches!(c.role, Role::Up) {
+            if matches!(c.role, Role::Up(_)) {
                 self.pool_lost(key);
             }
             return self.close(key, how);
