@@ -195,11 +195,11 @@ fn in_order(world: &mut World) {
         let c = rim.engine.census();
         assert!(c.exchanges <= limits.exchanges, "seed {}: {c:?}", world.seed);
         assert!(c.replay <= weft_relay::replay::MOST_PER_PROCESS, "seed {}: {c:?}", world.seed);
-        // an input of 64 KiB goes into an output as a whole, with heads and control frames around it
-        assert!(c.largest <= limits.output + 128 * 1024, "seed {}: {c:?}", world.seed);
+        // an input of 64 KiB goes into an output as a whole, with heads and control frames around it; a mirror may be 256 KiB behind
+        assert!(c.largest <= 256 * 1024 + 128 * 1024, "seed {}: {c:?}", world.seed);
         // what is queued is held on behalf of some stream, or is one read of an HTTP/1 connection that is then no longer read
         assert!(
-            c.queued + c.output <= c.charged + c.connections * (limits.output + 128 * 1024),
+            c.queued + c.output <= c.charged + c.connections * (256 * 1024 + 128 * 1024),
             "seed {}: {c:?}",
             world.seed
         );
