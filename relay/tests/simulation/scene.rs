@@ -123,6 +123,11 @@ pub fn play(seed: u64, exchanges: u32, trace: bool) -> Sum {
     if rng.random_ratio(1, 3) {
         world.at(50_000, Event::Edit);
     }
+    // the longest scenes of jumping clocks would outlive the drain
+    if !mood.jumps && rng.random_ratio(1, 3) {
+        let rim = rng.random_range(0..world.rims.len());
+        world.at(rng.random_range(0..500_000), Event::Drain(rim));
+    }
 
     world.plans = (0..exchanges).map(|_| plan(&mut rng, &mood, rules.len())).collect();
     world.book = vec![Record::default(); exchanges as usize];

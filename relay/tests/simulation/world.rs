@@ -47,6 +47,8 @@ pub enum Event {
     Jump,
     /// Discovery tells other endpoints of a Service.
     Edit,
+    /// An engine is told that its pod will go. Nothing may fail for that.
+    Drain(usize),
 }
 
 struct Due {
@@ -195,6 +197,12 @@ impl World {
             Event::Act(s, key) => self.act(s, key),
             Event::ServerDigest(s, key, n) => self.server_digest(s, key, n),
             Event::Edit => self.edit(),
+            Event::Drain(rim) => {
+                // far behind the last exchange, and before the scene is looked over
+                let now = self.now();
+                self.rims[rim].engine.drain(now + Duration::from_secs(1_000), rim == 0, now);
+                self.commands(rim);
+            }
             Event::Jump => {
                 if !self.quiet {
                     self.us += self.rng.random_range(0..30_000_000);
