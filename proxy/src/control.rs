@@ -256,6 +256,9 @@ fn bind(config: &Config) -> Result<(Sockets, Vec<Listening>), StartError> {
     Ok((sockets, listening))
 }
 
+/// When the code of the start is let go; see [`crate::sys`].
+const SETTLED: Duration = Duration::from_secs(2);
+
 /// What the control thread owns.
 struct Run {
     config: Config,
@@ -347,6 +350,14 @@ impl Run {
         }
         self.state.send_replace(State::Ready);
         tracing::info!(listeners = ?self.listeners, "serving");
+        tokio::spawn(async {
+            // after the first requests: a start should not pay for it
+            tokio::time::sleep(SETTLED).await;
+            match crate::sys::forget_startup_code() {
+                Ok(bytes) => tracing::debug!(bytes, "code of the start let go"),
+                Err(error) => tracing::debug!(%error, "code of the start stays in memory"),
+            }
+        });
         self.serve(&shared, &workers, &mut asked).await;
         tell(&workers, || Order::Stop).await;
         for t in threads {

@@ -31,10 +31,12 @@ use std::{
     time::{Duration, Instant},
 };
 use tokio::time::{Sleep, sleep, timeout};
-use weft_core::{endpoint::MeshPeer, identity::WorkloadIdentity};
+use weft_core::{endpoint::MeshPeer, identity::WorkloadIdentity, service::ServiceRef};
 use weft_http::h1::spare;
 use weft_identity::{Alpn, HandshakeFailure};
-use weft_relay::{Accept, CloseHow, Command, ConnKey, DialError, Engine, EngineConfig, Side, Wire as Codec};
+use weft_relay::{
+    Accept, CloseHow, Command, ConnKey, DialError, Engine, EngineConfig, Side, Wire as Codec, balance::EndpointState,
+};
 
 /// What an inbound client speaks.
 pub enum Speaks {
@@ -161,8 +163,26 @@ impl Http {
         }
     }
 
+    /// What the engine knows of endpoints and has under way.
     pub fn dump(&self) -> serde_json::Value {
-        serde_json::Value::Null
+        let e = self.engine.borrow();
+        let mut services: Vec<_> = e.endpoints(Instant::now());
+        services.sort_by(|a, b| a.0.cmp(&b.0));
+        let endpoint = |s: &EndpointState| {
+            serde_json::json!({
+                "address": s.endpoint.address,
+                "workload": s.endpoint.workload,
+                "in_flight": s.in_flight,
+                "latency_ms": s.latency.as_secs_f64() * 1e3,
+                "ejected_for_ms": s.ejected_for.map(|d| d.as_millis() as u64),
+            })
+        };
+        let service = |(service, states): &(ServiceRef, Vec<EndpointState>)| serde_json::json!({ "service": service, "endpoints": states.iter().map(endpoint).collect::<Vec<_>>() });
+        serde_json::json!({
+            "exchanges": e.exchanges(),
+            "connections": e.connections(),
+            "balancing": services.iter().map(service).collect::<Vec<_>>(),
+        })
     }
 }
 

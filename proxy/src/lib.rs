@@ -28,6 +28,7 @@ pub mod picker;
 pub mod preamble;
 pub mod probe;
 pub mod stats;
+mod sys;
 pub mod tcp;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;

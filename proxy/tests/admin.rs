@@ -40,6 +40,12 @@ fn ready_metrics_dump_probe_and_drain() {
     let dump: serde_json::Value = serde_json::from_str(&dump).unwrap();
     assert_eq!(dump["certificate"]["leaf"]["identity"], "spiffe://cluster.local/ns/shop/sa/client");
     assert_eq!(dump["workers"][0]["view"]["services"][0]["service"]["name"], "web");
+    let balancing = &dump["workers"][0]["engine"]["balancing"][0];
+    assert_eq!(
+        (&balancing["service"]["name"], &balancing["endpoints"][0]["workload"]),
+        (&"web".into(), &"server-0".into())
+    );
+    assert!(balancing["endpoints"][0]["ejected_for_ms"].is_null());
     assert_eq!(call(at, "GET /probe/tcp/8080").0, 200);
     assert_eq!(call(at, "GET /probe/tcp/8081").0, 404);
     assert_eq!(call(at, "POST /drain").0, 200);

@@ -396,6 +396,10 @@ impl Engine {
     pub fn connections(&self) -> usize {
         self.conns.len()
     }
+    /// What this worker knows of the endpoints of each Service port: for a dump.
+    pub fn endpoints(&self, now: Instant) -> Vec<(ServiceRef, Vec<crate::balance::EndpointState>)> {
+        self.clusters.iter().map(|(_, c)| (c.service.clone(), c.balancer.states(now))).collect()
+    }
 
     // ------------------------------------------------------------ keys
 
