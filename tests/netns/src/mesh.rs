@@ -70,14 +70,11 @@ impl Sidecars {
         })
     }
 
-    /// Starts the application of a pod, on both families.
-    pub fn app(&self, pod: &Pod) -> [Running; 2] {
-        let start = |listen: String| {
-            let mut c = pod.command(binary("weft"));
-            c.args(["sample", "--name", &pod.ns, "--listen", &listen]).stdout(Stdio::null()).stderr(Stdio::null());
-            Running(c.spawn().unwrap())
-        };
-        let apps = [start(format!("0.0.0.0:{APP_PORT}")), start(format!("[::]:{APP_PORT}"))];
+    /// Starts the application of a pod; one socket serves both families.
+    pub fn app(&self, pod: &Pod) -> Running {
+        let mut c = pod.command(binary("weft"));
+        c.args(["sample", "--name", &pod.ns, "--listen", &format!("[::]:{APP_PORT}")]);
+        let app = Running(c.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
         let end = Instant::now() + LIMIT;
         for ip in ["127.0.0.1", "[::1]"] {
             let url = format!("http://{ip}:{APP_PORT}/");
@@ -86,7 +83,7 @@ impl Sidecars {
                 std::thread::sleep(Duration::from_millis(10));
             }
         }
-        apps
+        app
     }
 
     /// Captures a pod's traffic and starts its sidecar, which knows the Service `web` behind which `servers` stand (with or without a sidecar).
