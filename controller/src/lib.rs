@@ -8,6 +8,7 @@
 //! The index applies an update and says what it touched; only that is compiled again, when somebody asks for it. Everything that
 //! decides is a pure function of the index, so `check` and `explain` on a folder say what the running mesh does.
 
+pub mod admin;
 pub mod attach;
 pub mod check;
 pub mod compile;

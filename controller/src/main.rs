@@ -37,6 +37,9 @@ struct Serve {
     /// Address for proxies
     #[arg(long, default_value = "0.0.0.0:15012")]
     listen: SocketAddr,
+    /// Address for /ready, /live and /status
+    #[arg(long)]
+    admin: Option<SocketAddr>,
     /// The mesh's trust domain
     #[arg(long, default_value = "cluster.local")]
     trust_domain: String,
@@ -87,7 +90,7 @@ fn serve(args: Serve) -> anyhow::Result<()> {
         });
         let mesh = Mesh { trust_domain: Arc::from(args.trust_domain), ..Mesh::default() };
         let ca = CaSettings { addresses: args.ca, token: TokenSource::File(args.token), bundle: args.bundle };
-        let settings = Settings { mesh, listen: args.listen, ca, replica: args.replica };
+        let settings = Settings { mesh, listen: args.listen, admin: args.admin, ca, replica: args.replica };
         run::run(settings, Folder::new(args.folder), stop).await
     })
 }

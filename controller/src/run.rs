@@ -1,6 +1,6 @@
 //! The controller as a process: source, world, discovery server, own certificate, trust. Also started in process by tests and the demo.
 
-use crate::{finding::Severity, index::Mesh, serve::Serving, source::Source, status, world::World};
+use crate::{admin, finding::Severity, index::Mesh, serve::Serving, source::Source, status, world::World};
 use anyhow::Context as _;
 use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 use tokio::{net::TcpListener, sync::watch};
@@ -26,6 +26,8 @@ pub struct CaSettings {
 pub struct Settings {
     pub mesh: Mesh,
     pub listen: SocketAddr,
+    /// Where `/ready`, `/live` and `/status` are; `None`: nowhere.
+    pub admin: Option<SocketAddr>,
     pub ca: CaSettings,
     /// Names this replica.
     pub replica: String,
@@ -38,6 +40,10 @@ pub async fn run(settings: Settings, source: impl Source, stop: CancellationToke
     let listener =
         TcpListener::bind(settings.listen).await.with_context(|| format!("cannot listen on {}", settings.listen))?;
     let world = World::new(settings.mesh.clone());
+    let admin = match settings.admin {
+        Some(at) => Some(TcpListener::bind(at).await.with_context(|| format!("cannot listen on {at}"))?),
+        None => None,
+    };
     let ca_identity = weft_identity::ca_identity(&settings.mesh.trust_domain)?;
     let renewer =
         RenewerSettings::new(settings.ca.addresses.clone(), ca_identity.clone(), settings.ca.token.clone(), None);
@@ -55,6 +61,9 @@ pub async fn run(settings: Settings, source: impl Source, stop: CancellationToke
     background.spawn(certificates::renew(renewer, cell.clone()));
     background.spawn(trust::follow(follow, cell.clone()));
     background.spawn(report(world.clone(), expected));
+    if let Some(listener) = admin {
+        background.spawn(admin::serve(listener, world.clone(), cell.clone()));
+    }
     let reading = world.follow(source, stop.clone());
     let serving = async {
         // an index that is half full would call a Service "outside"

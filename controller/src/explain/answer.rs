@@ -27,6 +27,8 @@ pub struct Explanation {
     pub backends: Vec<BackendText>,
     pub timing: TimingText,
     pub tls: Vec<String>,
+    /// What the workloads behind it accept, and by which policy.
+    pub inbound: Vec<String>,
     pub outcome: Outcome,
 }
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -239,6 +241,9 @@ impl fmt::Display for Explanation {
         }
         for text in &self.tls {
             line("identity", text)?;
+        }
+        for text in &self.inbound {
+            line("accepts", text)?;
         }
         line("outcome", &self.outcome.text)
     }

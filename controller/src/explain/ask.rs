@@ -142,8 +142,10 @@ impl Head {
         let or = |s: &str, default: &str| if s.is_empty() { default.to_owned() } else { s.to_owned() };
         let host = q.headers.iter().find(|(n, _)| n.eq_ignore_ascii_case("host")).map(|(_, v)| v.clone());
         let grpc = matches!(&port.routes, weft_core::route::Routes::Http(t) if t.is_grpc());
+        // gRPC calls are POST requests, whoever leaves the method out
+        let method = if grpc && q.method == "GET" { "" } else { &q.method };
         Self {
-            method: or(&q.method, if grpc { "POST" } else { "GET" }),
+            method: or(method, if grpc { "POST" } else { "GET" }),
             target: or(&q.path, "/"),
             authority: host.unwrap_or_else(|| format!("{}.{}", port.service.name, port.service.namespace)),
             headers: q.headers.iter().map(|(n, v)| (n.to_ascii_lowercase(), v.clone())).collect(),

@@ -41,7 +41,11 @@ fn a_routed_request_from_end_to_end() {
         e.tls,
         ["spiffe://cluster.local/ns/web/sa/front <-> spiffe://cluster.local/ns/shop/sa/orders-v2: mutual TLS 1.3"]
     );
+    assert_eq!(e.inbound, ["shop/orders-v2: mutual TLS, and plain text from outside the mesh (no MeshTLSPolicy)"]);
     assert_eq!(e.outcome.status, None);
+    let strict = "---\napiVersion: weft.dev/v1alpha1\nkind: MeshTLSPolicy\nmetadata: {namespace: shop, name: p}\nspec: {targetRefs: [{group: '', kind: Namespace, name: shop}], mode: Strict}\n";
+    let e = ask(&(routed() + strict), "web/front", "orders.shop:80", "/a");
+    assert_eq!(e.inbound, ["shop/orders-v2: mutual TLS of the mesh only (MeshTLSPolicy shop/p)"]);
 }
 
 #[test]

@@ -23,6 +23,7 @@ use std::{cmp::Ordering, collections::BTreeSet, path::PathBuf, sync::Arc, time::
 use weft_core::{
     matches::{PathRank, Rank},
     path::RequestPath,
+    policy::MeshTlsMode,
     retry::{BACKOFF_CAP, RetryPolicy, UNPROCESSED_RETRIES},
     route::{BackendRef, Routes, Rule, Step, StreamRule, WeightedBackend},
     service::{Protocol, ServicePort, ServiceRef, Target},
@@ -348,6 +349,23 @@ fn tls(index: &Index, out: &mut Explanation) {
         }
     }
     out.tls = lines;
+    let pods = out.backends.iter().flat_map(|b| &b.endpoints).filter(|e| e.identity.is_some());
+    let pods = pods.filter_map(|e| index.pod_by_ip(e.address.parse::<std::net::SocketAddr>().ok()?.ip()));
+    let mut accepts: Vec<String> = pods.map(|p| inbound(index, p)).collect();
+    accepts.sort();
+    accepts.dedup();
+    out.inbound = accepts;
+}
+
+/// What a meshed workload takes besides mutual TLS.
+fn inbound(index: &Index, pod: &crate::facts::PodFacts) -> String {
+    let (mode, policy) = compile::mesh_tls(index, pod);
+    let by = policy.map_or_else(|| "no MeshTLSPolicy".to_owned(), |p| p.object.key().to_string());
+    let who = format!("{}/{}", pod.name.namespace, pod.service_account);
+    match mode {
+        MeshTlsMode::Strict => format!("{who}: mutual TLS of the mesh only ({by})"),
+        MeshTlsMode::Permissive => format!("{who}: mutual TLS, and plain text from outside the mesh ({by})"),
+    }
 }
 
 fn considered(s: &Step<'_>) -> Considered {
