@@ -86,12 +86,12 @@ fn equal_endpoints_share_equally() {
 fn a_slow_endpoint_gets_less_and_is_tried_again() {
     let mut b = Bed::new(&list((0..3).map(|n| endpoint(n, "z1", false)).collect(), false));
     let mut slow = [0u32; 3];
-    for minute in 0..3 {
+    for (minute, slow) in slow.iter_mut().enumerate() {
         for _ in 0..6_000 {
             let a = b.pick();
             b.t += ms(10);
             let is_slow = nr(&a) == 0;
-            slow[minute] += u32::from(is_slow);
+            *slow += u32::from(is_slow);
             // it recovers in the third minute
             b.answer(a, if is_slow && minute < 2 { ms(10) } else { ms(1) });
         }

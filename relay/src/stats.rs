@@ -204,6 +204,8 @@ pub struct Series {
     pub attempts_succeeded: Counter,
     /// Attempts after the first.
     pub retries: Counter,
+    /// Why they were made: what became of the attempt before.
+    pub retried: Named,
     /// Retries that the budget refused.
     pub retries_refused: Counter,
     /// Retries that the policy would have allowed otherwise, by what stood against them.
@@ -240,6 +242,7 @@ pub struct SeriesSnapshot {
     pub attempts: u64,
     pub attempts_succeeded: u64,
     pub retries: u64,
+    pub retried: Vec<(&'static str, u64)>,
     pub retries_refused: u64,
     pub not_retried: Vec<(&'static str, u64)>,
     pub timeouts: u64,
@@ -260,6 +263,7 @@ impl SeriesSnapshot {
         self.attempts += s.attempts.get();
         self.attempts_succeeded += s.attempts_succeeded.get();
         self.retries += s.retries.get();
+        s.retried.add_to(&mut self.retried);
         s.not_retried.add_to(&mut self.not_retried);
         self.retries_refused += s.retries_refused.get();
         self.timeouts += s.timeouts.get();

@@ -455,6 +455,12 @@ impl Engine {
             x.series.retries_refused.add(1);
             Refusal::Budget
         } else {
+            let why = match outcome {
+                Outcome::Failed { kind, .. } => kind.label(),
+                Outcome::Response { grpc: Some(_), .. } => "listed_grpc_code",
+                Outcome::Response { .. } => "listed_code",
+            };
+            x.series.retried.add(why, 1);
             return Ok(());
         };
         if refusal != Refusal::Outcome {

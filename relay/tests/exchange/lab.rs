@@ -64,6 +64,8 @@ pub struct Lab {
     pub refuses: HashMap<SocketAddr, DialError>,
     pub silent: Vec<SocketAddr>,
     pub dials: Vec<(At, SocketAddr, Wire)>,
+    /// Nothing passes between the engines any more.
+    pub dead: bool,
     ready: VecDeque<(At, ConnKey)>,
 }
 
@@ -136,6 +138,7 @@ impl Lab {
             refuses: HashMap::new(),
             silent: vec![],
             dials: vec![],
+            dead: false,
             ready: VecDeque::new(),
         }
     }
@@ -330,6 +333,7 @@ impl Lab {
             }
             assert!(!bytes.is_empty());
             match self.far.get(&(at, conn)).copied() {
+                Some(Far::Engine(..)) if self.dead => {}
                 Some(Far::Engine(there, key)) => {
                     self.engine(there).input(key, &bytes, now);
                     self.ready.push_back((there, key));

@@ -179,3 +179,72 @@ fn endpoints_that_leave_finish_what_they_have() {
     lab.send(app, OK);
     lab.at_rest();
 }
+
+#[test]
+fn a_peer_that_is_gone_without_a_word_is_noticed() {
+    let mut lab = Lab::cart(&[meshed("10.2.0.1:80"), meshed("10.2.0.2:80")]);
+    let c = lab.client(Wire::Http1);
+    lab.send(c, GET);
+    let app = asked(&mut lab);
+    // the application takes its time: the peer's proxy answers for it
+    lab.pass(ms(60_000));
+    lab.send(app, OK);
+    assert!(lab.read(c).ends_with("hi"));
+    // the node dies: nothing comes any more
+    lab.send(c, GET);
+    asked(&mut lab);
+    lab.dead = true;
+    lab.pass(ms(19_000));
+    assert_eq!(lab.read(c), "");
+    lab.pass(ms(2_000));
+    assert!(lab.read(c).starts_with("HTTP/1.1 502 "));
+}
+
+#[test]
+fn kept_heads_are_bounded() {
+    let mut lab = Lab::with(|c| c.limits.heads = 10_000);
+    lab.serve("cart", None);
+    lab.endpoints("cart", &[meshed("10.2.0.1:80")]);
+    let long = format!("GET / HTTP/1.1\r\nhost: cart\r\nx-long: {}\r\n\r\n", "x".repeat(6000));
+    let clients: Vec<usize> = (0..3).map(|_| lab.client(Wire::Http1)).collect();
+    for c in &clients {
+        lab.send(*c, &long);
+    }
+    assert_eq!([0, 1, 2].map(|i| !lab.read(clients[i]).is_empty()), [false, true, true]);
+    let app = asked(&mut lab);
+    lab.send(app, OK);
+    lab.send(clients[1], &long);
+    let app = asked(&mut lab);
+    lab.send(app, OK);
+    assert!(lab.read(clients[1]).ends_with("hi"), "there is room again");
+    lab.at_rest();
+}
+
+#[test]
+fn spent_memory_costs_the_largest_stalled_holder() {
+    // 640 KiB of memory for streams
+    let mut lab = Lab::with(|c| {
+        let now = std::time::Instant::now();
+        c.shared = Some(weft_relay::Shared::new(Some(4 * 640 * 1024), now));
+    });
+    lab.serve("cart", None);
+    lab.endpoints("cart", &[meshed("10.2.0.1:80")]);
+    let clients: Vec<usize> = (0..14).map(|_| lab.client(Wire::Http1)).collect();
+    let mut refused = 0;
+    for c in &clients {
+        lab.peers[*c].stalled = true;
+        lab.send(*c, GET);
+        let Some(app) = lab.apps().into_iter().find(|p| !lab.peers[*p].got.is_empty()) else {
+            refused += 1;
+            continue;
+        };
+        lab.read(app);
+        lab.send(app, "HTTP/1.1 200 OK\r\ncontent-length: 100000\r\n\r\n");
+        lab.send(app, vec![b'x'; 60_000]);
+        lab.pass(ms(10));
+        lab.out.assert_balanced();
+    }
+    let cut = clients.iter().filter(|c| lab.peers[**c].at.is_none() || lab.peers[**c].closed.is_some()).count();
+    assert!(refused > 0, "new streams are refused first");
+    assert!(lab.out.census().charged <= 640 * 1024, "{:?}, {cut} cut off", lab.out.census());
+}
