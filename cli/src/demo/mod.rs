@@ -30,9 +30,13 @@ use std::{
     net::SocketAddr,
     path::PathBuf,
     rc::Rc,
+    sync::atomic::{AtomicBool, Ordering::Relaxed},
     time::{Duration, Instant},
 };
-use tokio::task::LocalSet;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    task::LocalSet,
+};
 
 #[derive(Parser, Clone, Debug)]
 pub struct Args {
@@ -86,6 +90,7 @@ struct Promise {
 
 pub fn run(args: Args) -> anyhow::Result<()> {
     let state = std::env::temp_dir().join(format!("weft-demo-{}", std::process::id()));
+    listen_for_signals()?;
     fs::create_dir_all(&state).with_context(|| format!("{}", state.display()))?;
     let result = run_in(&args, &state);
     if result.is_ok() {
@@ -107,14 +112,37 @@ fn run_in(args: &Args, state: &std::path::Path) -> anyhow::Result<()> {
         );
     }
     // the load loop stands where the front end stands: under capture that is another network namespace, which a thread of its own enters
-    let args = args.clone();
-    let worker = std::thread::spawn(move || {
-        let result = play(&args, &mut stage);
-        stage.stop();
-        result
-    });
-    let broken = worker.join().map_err(|_| anyhow::anyhow!("the demo panicked"))??;
+    let result = std::thread::scope(|s| s.spawn(|| play(args, &mut stage)).join());
+    // from here, not from that namespace, everything can be taken away
+    stage.stop();
+    let broken = result.map_err(|_| anyhow::anyhow!("the demo panicked"))??;
     anyhow::ensure!(broken.is_empty(), "promises broken: {}", broken.join("; "));
+    Ok(())
+}
+
+/// Set by SIGINT and SIGTERM: the demo then ends as if it had been told to, and leaves nothing behind.
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+pub fn interrupted() -> bool {
+    INTERRUPTED.load(Relaxed)
+}
+
+/// Listens for signals on a thread of its own, from before the first process is started.
+fn listen_for_signals() -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let (mut int, mut term) = {
+        let _inside = runtime.enter();
+        (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?)
+    };
+    std::thread::spawn(move || {
+        runtime.block_on(async {
+            tokio::select! {
+                _ = int.recv() => {}
+                _ = term.recv() => {}
+            }
+        });
+        INTERRUPTED.store(true, Relaxed);
+    });
     Ok(())
 }
 
@@ -206,7 +234,7 @@ impl Show<'_> {
     }
 
     async fn keys(&mut self, terminal: &mut ratatui::DefaultTerminal) -> anyhow::Result<()> {
-        loop {
+        while !interrupted() {
             if self.last.elapsed() >= Duration::from_secs(1) || self.screen.clients.is_empty() {
                 self.stage.check()?;
                 self.look()?;
@@ -233,6 +261,7 @@ impl Show<'_> {
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
+        Ok(())
     }
 
     async fn timed(&mut self, duration: Duration) -> anyhow::Result<Vec<String>> {
@@ -240,18 +269,14 @@ impl Show<'_> {
         let mut took = Vec::new();
         // the first half undisturbed, then the edits spread over the second one
         let pause = duration / 2 / EDITS;
-        let interrupted = tokio::signal::ctrl_c();
-        tokio::pin!(interrupted);
-        tokio::select! {
-            () = tokio::time::sleep(duration / 2) => {}
-            _ = &mut interrupted => return Ok(Vec::new()),
+        if !pause_for(duration / 2).await {
+            return Ok(Vec::new());
         }
         for _ in 0..EDITS {
             took.push(self.edit("catalog", str::to_owned).await?);
             self.stage.check()?;
-            tokio::select! {
-                () = tokio::time::sleep(pause) => {}
-                _ = &mut interrupted => return Ok(Vec::new()),
+            if !pause_for(pause).await {
+                return Ok(Vec::new());
             }
         }
         took.sort();
@@ -277,6 +302,15 @@ impl Show<'_> {
         std::io::stdout().flush()?;
         Ok(summary.promises.iter().filter(|p| !p.kept).map(|p| format!("{}: {}", p.promise, p.seen)).collect())
     }
+}
+
+/// Waits; false when the demo was interrupted.
+async fn pause_for(time: Duration) -> bool {
+    let end = Instant::now() + time;
+    while Instant::now() < end && !interrupted() {
+        tokio::time::sleep(Duration::from_millis(20).min(end - Instant::now())).await;
+    }
+    !interrupted()
 }
 
 fn said(what: &str, file: &str, took: anyhow::Result<Duration>) -> String {

@@ -234,6 +234,9 @@ impl Stage {
         for w in self.cluster.workloads.clone().iter().filter(|w| w.meshed) {
             loop {
                 self.processes.check()?;
+                if super::interrupted() {
+                    bail!("interrupted");
+                }
                 if crate::admin::http_get(self.admin(w), "/ready").is_ok_and(|(status, _)| status == 200) {
                     break;
                 }
