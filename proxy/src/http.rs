@@ -259,8 +259,10 @@ impl Worker {
     }
 
     fn accept(self: &Rc<Self>, wire: Wire, accept: Accept, early: Vec<u8>) {
-        let conn = self.engine(|e, now| e.accept(accept, now));
+        // the slot first: the engine may close a new connection at once
+        let conn = self.http.engine.borrow_mut().accept(accept, Instant::now());
         let slot = self.slot(conn);
+        self.commands();
         if !early.is_empty() {
             self.engine(|e, now| e.input(conn, &early, now));
         }

@@ -148,3 +148,42 @@ pub async fn dial(addr: SocketAddr) -> io::Result<TcpStream> {
     tune(SockRef::from(&s))?;
     s.connect(addr).await
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Dial, Listen};
+
+    #[tokio::test]
+    async fn row_55_a_connection_to_our_own_listener_is_told_from_a_captured_one() {
+        let l = listen("127.0.0.1:0".parse().unwrap()).unwrap();
+        let at = l.local_addr().unwrap();
+        let l = register(l).unwrap();
+        let (dialled, accepted) = tokio::join!(dial(at), l.accept());
+        let kernel = Kernel::new(&["10.1.0.9".parse().unwrap()], &[at]);
+        let original = kernel.original(&accepted.unwrap().0, at).unwrap();
+        assert_eq!(original, at);
+        assert!(kernel.is_own(original));
+        assert!(kernel.is_own(SocketAddr::new("10.1.0.9".parse().unwrap(), at.port())));
+        assert!(!kernel.is_own(SocketAddr::new("10.1.0.8".parse().unwrap(), at.port())));
+        assert!(dialled.unwrap().nodelay().unwrap());
+    }
+
+    #[test]
+    fn tables_stand_for_addresses() {
+        let a = |s: &str| s.parse().unwrap();
+        let m = Mapped {
+            outbound: vec![Listen { listen: a("127.0.0.1:0"), original: a("10.96.0.1:80") }],
+            inbound: vec![Listen { listen: a("127.0.0.1:0"), original: a("[fd00::9]:8080") }],
+            dial: vec![Dial { original: a("10.1.0.2:80"), to: a("127.0.0.1:1") }],
+            app: vec![Dial { original: a("[fd00::9]:8080"), to: a("127.0.0.1:2") }],
+        };
+        let t = Table::new(&m, &[a("127.0.0.1:5"), a("127.0.0.1:6")]);
+        assert_eq!(t.original[&a("127.0.0.1:5")], a("10.96.0.1:80"));
+        assert_eq!(t.original[&a("127.0.0.1:6")], a("[fd00::9]:8080"));
+        assert_eq!(t.dial(a("10.1.0.2:80")), a("127.0.0.1:1"));
+        assert_eq!(t.dial(a("10.1.0.3:80")), a("10.1.0.3:80"));
+        assert_eq!(t.app(a("[fd00::9]:8080")), a("127.0.0.1:2"));
+        assert!(t.is_own(a("127.0.0.1:5")) && !t.is_own(a("127.0.0.1:1")));
+    }
+}
