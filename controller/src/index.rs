@@ -76,9 +76,10 @@ pub struct Touched {
     pub inbound: BTreeSet<Arc<str>>,
     /// Routes whose meaning may differ.
     pub routes: BTreeSet<ObjectKey>,
-    /// Further routes, of which only the status may differ: those beside a route that changed, and those that name a Service which is not
-    /// there, for what is suggested instead came or went.
+    /// Routes beside one that changed: only their status may differ.
     pub statuses: BTreeSet<ObjectKey>,
+    /// Routes that name a Service which is not there: only the words about it may differ, since what is suggested instead came or went.
+    pub dangling: BTreeSet<ObjectKey>,
     /// Ports that vanished, by Service.
     pub former_ports: BTreeMap<Name, BTreeSet<u16>>,
 }
@@ -266,7 +267,7 @@ impl Index {
                 }
                 for map in [&self.routes_on, &self.routes_to] {
                     let lost = within(map, &name.namespace).filter(|(s, _)| !self.services.contains_key(*s));
-                    touched.statuses.extend(lost.flat_map(|(_, routes)| routes.iter().cloned()));
+                    touched.dangling.extend(lost.flat_map(|(_, routes)| routes.iter().cloned()));
                 }
                 touched.addresses.extend(self.services.get(name).iter().flat_map(|s| s.ips.iter().copied()));
                 if self.services.get(name).is_some_and(|s| s.ports.iter().any(|p| p.node_port.is_some())) {

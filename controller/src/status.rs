@@ -69,17 +69,24 @@ pub fn is_bad(c: &Condition) -> bool {
 /// routes of a Service costs what they are, not their square.
 pub struct Judge<'i> {
     index: &'i Index,
+    known: Known<'i>,
     compiled: RefCell<HashMap<(ObjectKey, Name), Arc<Compiled>>>,
     groups: RefCell<HashMap<(Name, u16, View), Rc<Group>>>,
     shadows: RefCell<HashMap<(Name, u16, View), Rc<Shadows>>>,
 }
 
+/// A route as converted for a Service, if that was done before.
+pub type Known<'i> = Box<dyn Fn(&ObjectKey, &Name) -> Option<Arc<Compiled>> + 'i>;
 /// Doubled matches by the route that loses.
 pub type Shadows = HashMap<ObjectKey, Vec<Shadow>>;
 
 impl<'i> Judge<'i> {
     pub fn new(index: &'i Index) -> Self {
-        Self { index, compiled: RefCell::default(), groups: RefCell::default(), shadows: RefCell::default() }
+        Self::with(index, Box::new(|_, _| None))
+    }
+    /// With conversions that somebody has already.
+    pub fn with(index: &'i Index, known: Known<'i>) -> Self {
+        Self { index, known, compiled: RefCell::default(), groups: RefCell::default(), shadows: RefCell::default() }
     }
 
     /// Every route's, by name.
@@ -100,7 +107,8 @@ impl<'i> Judge<'i> {
         let at = (key.clone(), service.clone());
         let known = self.compiled.borrow().get(&at).cloned();
         known.unwrap_or_else(|| {
-            let made = Arc::new(compile::route(self.index, key, stored, service, None));
+            let make = || Arc::new(compile::route(self.index, key, stored, service, None));
+            let made = (self.known)(key, service).unwrap_or_else(make);
             self.compiled.borrow_mut().insert(at, made.clone());
             made
         })

@@ -79,7 +79,7 @@ impl Memo {
             self.views.remove(s);
         }
         touched.endpoints.iter().for_each(|s| _ = self.endpoints.remove(s));
-        touched.routes.iter().for_each(|r| _ = self.routes.remove(r));
+        touched.routes.iter().chain(&touched.dangling).for_each(|r| _ = self.routes.remove(r));
         touched.inbound.iter().for_each(|u| _ = self.inbound.remove(u));
     }
 }
@@ -125,7 +125,7 @@ impl World {
                 .lock()
                 .unwrap_or_else(|e| e.into_inner())
                 .stale
-                .extend(touched.routes.iter().chain(&touched.statuses).cloned());
+                .extend(touched.routes.iter().chain(&touched.statuses).chain(&touched.dangling).cloned());
             (touched, changes)
         };
         if let Some(findings) = &update.findings {
@@ -236,7 +236,7 @@ impl World {
     pub fn reports(&self) -> Vec<Arc<RouteReport>> {
         let inner = self.read();
         let mut reports = self.reports.lock().unwrap_or_else(|e| e.into_inner());
-        let judge = Judge::new(&inner.index);
+        let judge = Judge::with(&inner.index, Box::new(|route, service| inner.known(route, service)));
         for key in std::mem::take(&mut reports.stale) {
             match inner.index.get(&key) {
                 Some(stored) => _ = reports.known.insert(key.clone(), Arc::new(judge.report(&key, stored))),
@@ -248,6 +248,11 @@ impl World {
 }
 
 impl Inner {
+    /// A route as some proxy already sees it. What is judged but not asked for by any proxy is not kept.
+    fn known(&self, route: &ObjectKey, service: &Name) -> Option<Arc<Compiled>> {
+        let memo = self.memo();
+        memo.routes.get(route)?.iter().find(|((s, _), _)| s == service).map(|(_, c)| c.clone())
+    }
     fn memo(&self) -> MutexGuard<'_, Memo> {
         self.memo.lock().unwrap_or_else(|e| e.into_inner())
     }
