@@ -92,6 +92,11 @@ impl Engine {
                 }
                 c.exchange = Some(token);
                 (c.pending, c.in_flight) = (0, 0);
+                if c.draining
+                    && let Codec::Server(s) = &mut c.codec
+                {
+                    s.drain();
+                }
             }
         }
         if connect {

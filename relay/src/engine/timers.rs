@@ -323,7 +323,19 @@ impl Engine {
         self.now = now;
         self.draining = Some(Drain { outbound });
         self.wheel.insert(deadline, Timer::Drain);
-        self.drain_where(|d| outbound || d.inbound());
+        let keys: Vec<ConnKey> = self
+            .conns
+            .iter()
+            .filter(|(_, c)| c.down().is_some_and(|d| outbound || d.inbound()))
+            .map(|(_, c)| c.key)
+            .collect();
+        for key in keys {
+            // a request may be on its way on an idle HTTP/1 connection: it is answered, and only that answer says `close`
+            match self.conn(key) {
+                Some(c) if matches!(&c.codec, Codec::Server(s) if s.waiting() == Waiting::Idle) => c.draining = true,
+                _ => self.drain_conn(key),
+            }
+        }
         self.settle();
     }
 

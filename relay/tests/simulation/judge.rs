@@ -50,6 +50,18 @@ pub fn judge(world: &World, rules: &[Rule]) -> Sum {
             Ended::Reset => sum.reset += 1,
             Ended::Cancelled => sum.cancelled += 1,
         }
+        if world.mood.calm() {
+            if ended != Ended::Complete {
+                case.fail("did not complete although nothing went wrong");
+            }
+            match &record.head {
+                Some((_, Some(attempt), _)) if *attempt as usize + 1 == record.served.len() => {}
+                Some((_, Some(_), _)) => case.fail("the answer is not that of the last attempt"),
+                // a scene without faults still has listed codes to retry
+                Some((503, None, Some(cause))) if cause.contains("retry budget") => {}
+                _ => case.fail("was answered by the proxy although nothing went wrong"),
+            }
+        }
         let Some(rule) = case.rule else { continue };
         case.retries(rule);
         // an inbound proxy may ask its application again when that has refused, or closed an old connection
@@ -58,20 +70,6 @@ pub fn judge(world: &World, rules: &[Rule]) -> Sum {
         let mirrors = rule.filters.mirrors.len() * if again { 3 } else { 1 };
         if record.mirrored as usize > mirrors {
             case.fail("mirrored more often than the rule says");
-        }
-        if world.mood.calm() {
-            if ended != Ended::Complete {
-                case.fail("did not complete although nothing went wrong");
-            }
-            let attempt = match &record.head {
-                Some((_, Some(attempt), _)) => *attempt,
-                // a scene without faults still has listed codes to retry
-                Some((503, None, Some(cause))) if cause.contains("retry budget") => continue,
-                _ => case.fail("was answered by the proxy although nothing went wrong"),
-            };
-            if attempt as usize + 1 != record.served.len() {
-                case.fail("the answer is not that of the last attempt");
-            }
         }
     }
     sum

@@ -82,6 +82,16 @@ pub enum Target {
     App { service: usize },
 }
 
+impl Target {
+    /// The engine and the application of a meshed pod.
+    pub fn inbound(self) -> Option<(usize, SocketAddr)> {
+        match self {
+            Target::Mesh { rim, app } => Some((rim, app)),
+            Target::App { .. } => None,
+        }
+    }
+}
+
 pub struct World {
     pub seed: u64,
     pub rng: SmallRng,
