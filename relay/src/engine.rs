@@ -22,6 +22,7 @@ mod route;
 mod state;
 mod timers;
 mod turn;
+mod upstream;
 
 use crate::{
     api::{Accept, CloseHow, Command, ConnKey, DialError, EngineConfig, Wire},
