@@ -10,9 +10,7 @@
 //! cache; else a burst of 32 responses of 64 KiB would pass through the cache twice. Errors of sockets become `broken`, which the engine turns into retries or resets.
 
 use crate::{
-    access_log,
-    config::ms,
-    opaque,
+    access_log, dial,
     outbound::HttpDest,
     view::Update,
     wire::{Read, SCRATCH, Wire, WireError},
@@ -22,7 +20,6 @@ use ahash::AHashMap;
 use std::{
     cell::{Cell, RefCell},
     future::{Future, poll_fn},
-    io,
     net::SocketAddr,
     panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
@@ -30,12 +27,11 @@ use std::{
     task::{Context, Poll, Waker},
     time::{Duration, Instant},
 };
-use tokio::time::{Sleep, sleep, timeout};
+use tokio::time::{Sleep, sleep};
 use weft_core::{endpoint::MeshPeer, identity::WorkloadIdentity, service::ServiceRef};
 use weft_http::h1::spare;
-use weft_identity::{Alpn, HandshakeFailure};
 use weft_relay::{
-    Accept, CloseHow, Command, ConnKey, DialError, Engine, EngineConfig, Side, Wire as Codec, balance::EndpointState,
+    Accept, CloseHow, Command, ConnKey, Engine, EngineConfig, Side, Wire as Codec, balance::EndpointState,
 };
 
 /// What an inbound client speaks.
@@ -215,9 +211,9 @@ impl Worker {
                 }
                 Command::Close { conn, how } => self.end(conn, End::Close(how)),
                 Command::Reset { conn } => self.end(conn, End::Reset),
-                Command::Dial { conn, to, tls, wire } => {
+                Command::Dial { conn, to, tls, wire: _ } => {
                     let slot = self.slot(conn);
-                    self.spawn(dial(self.clone(), conn, slot, to, tls, wire));
+                    self.spawn(dial(self.clone(), conn, slot, to, tls));
                 }
             }
         }
@@ -328,7 +324,7 @@ pub async fn timers(w: Rc<Worker>) {
 // ---------------------------------------------------------------- dialling
 
 /// Opens a connection that the engine wants and drives it.
-async fn dial(w: Rc<Worker>, conn: ConnKey, slot: Rc<Slot>, to: SocketAddr, tls: Option<MeshPeer>, codec: Codec) {
+async fn dial(w: Rc<Worker>, conn: ConnKey, slot: Rc<Slot>, to: SocketAddr, tls: Option<MeshPeer>) {
     let cancelled = poll_fn(|cx| {
         slot.register(cx);
         if slot.end.get().is_some() { Poll::Ready(()) } else { Poll::Pending }
@@ -337,7 +333,7 @@ async fn dial(w: Rc<Worker>, conn: ConnKey, slot: Rc<Slot>, to: SocketAddr, tls:
     let opened = tokio::select! {
         biased;
         () = cancelled => None,
-        r = Box::pin(open(&w, to, tls, codec)) => Some(r),
+        r = Box::pin(dial::open(&w, to, tls.as_ref())) => Some(r),
     };
     match opened {
         // the engine has forgotten this connection
@@ -370,60 +366,6 @@ impl Http {
     fn forget(&self, conn: ConnKey) {
         self.slots.borrow_mut().remove(&conn);
     }
-}
-
-async fn open(w: &Worker, to: SocketAddr, tls: Option<MeshPeer>, _: Codec) -> Result<Wire, DialError> {
-    // the engine dials the application by the pod's address, as it does other pods
-    let at = if w.shared.is_own_pod(to) { w.shared.net.app(to) } else { w.shared.net.dial(to) };
-    // before the socket: without a certificate there is nothing to dial for
-    let session = match &tls {
-        Some(peer) => {
-            Some(opaque::session(w, to, peer, Alpn::MeshHttp).map_err(|e| DialError::Local(e.to_string().into()))?)
-        }
-        None => None,
-    };
-    let sock = opaque::tcp(w, at).await.map_err(|e| match e {
-        opaque::DialError::Timeout { .. } => DialError::Timeout,
-        opaque::DialError::Connect { error, .. } => match error.kind() {
-            io::ErrorKind::ConnectionRefused => DialError::Refused,
-            io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => DialError::Unreachable,
-            io::ErrorKind::TimedOut => DialError::Timeout,
-            // no descriptors, no ports, no memory
-            _ if matches!(error.raw_os_error(), Some(24 | 23 | 99 | 105 | 12)) => {
-                DialError::Local(error.to_string().into())
-            }
-            _ => DialError::Other(error.to_string().into()),
-        },
-        e => DialError::Other(e.to_string().into()),
-    })?;
-    let Some(session) = session else { return Ok(Wire::plain(sock, Vec::new())) };
-    let mut wire = Wire::tls(sock, session, Vec::new());
-    let limit = ms(w.shared.config.timeouts.handshake);
-    let handshake = async {
-        wire.flush_now().await?;
-        while wire.is_handshaking() {
-            // a client's peer says nothing inside the session before our preface
-            if wire.read_into(&mut Vec::new()).await? == Read::Eof {
-                return Err(WireError::Truncated);
-            }
-        }
-        Ok(())
-    };
-    let s = &w.shared.stats;
-    let failed = match timeout(limit, handshake).await {
-        Ok(Ok(())) => match wire.session().and_then(|t| t.alpn_protocol()) {
-            Some(p) if p == Alpn::MeshHttp.wire() => {
-                s.handshakes_client.one();
-                return Ok(wire);
-            }
-            _ => "the peer does not speak weft/h2".into(),
-        },
-        Ok(Err(WireError::Tls(e))) => HandshakeFailure::of_tls(&e).to_string(),
-        Ok(Err(e)) => e.to_string(),
-        Err(_) => HandshakeFailure::TimedOut.to_string(),
-    };
-    s.handshakes_client_failed.one();
-    Err(DialError::Tls(failed.into()))
 }
 
 // ---------------------------------------------------------------- driving

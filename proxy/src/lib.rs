@@ -16,6 +16,7 @@ pub mod config;
 pub mod control;
 pub mod credentials;
 pub mod detect;
+pub mod dial;
 pub mod first;
 pub mod http;
 pub mod inbound;
