@@ -115,7 +115,7 @@ impl Case<'_> {
         }
         let spoilt = match script.fate {
             // a length of 0 said all
-            Fate::LostInBody => !bodyless && !(length == 0 && script.declared),
+            Fate::LostInBody => !bodyless && (length > 0 || !script.declared),
             Fate::StallInBody => length > 0,
             Fate::LostBeforeHead | Fate::Stall => true,
             // HTTP/1 cannot refuse
@@ -146,7 +146,8 @@ impl Case<'_> {
             if !(script_wanted_it || unprocessed || closed || late) {
                 self.fail(&format!("tried again after an attempt that may not be: {served:?}"));
             }
-            if !unprocessed && !(served.reused && plan.idempotent()) {
+            let reopened = served.reused && plan.idempotent();
+            if !unprocessed && !reopened {
                 counted += 1;
             }
             // what was cancelled after a while may still have been on its way

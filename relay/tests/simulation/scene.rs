@@ -92,7 +92,7 @@ pub fn play(seed: u64, exchanges: u32, trace: bool) -> Sum {
         addresses: vec![],
     };
     world.rims[0].engine.set_service(Arc::new(front), now);
-    for s in 1..NAMES.len() {
+    for (s, name) in NAMES.iter().enumerate().skip(1) {
         let http2 = rng.random_ratio(1, 3);
         let mut endpoints = vec![];
         for n in 0..rng.random_range(1..4u8) {
@@ -106,8 +106,8 @@ pub fn play(seed: u64, exchanges: u32, trace: bool) -> Sum {
             } else {
                 world.targets.insert(address, Target::App { service: s });
             }
-            let identity = WorkloadIdentity::new("cluster.local", "shop", NAMES[s]).expect("a good name");
-            let workload: Arc<str> = format!("{}-{n}", NAMES[s]).into();
+            let identity = WorkloadIdentity::new("cluster.local", "shop", name).expect("a good name");
+            let workload: Arc<str> = format!("{name}-{n}").into();
             endpoints.push(Arc::new(Endpoint {
                 address,
                 mesh: meshed.then(|| MeshPeer { uid: workload.clone(), identity }),
