@@ -100,7 +100,8 @@ class Plane:
             u = "00000000-0000-4000-8000-c00000000001" if name == "controller" else uid(name)
             with open(f"{directory}/tokens/{name}", "w") as f:
                 f.write(self.ask(["token", "--key", key, "--namespace", ns, "--service-account", account, "--pod", name, "--uid", u]))
-        subprocess.run(["chmod", "-R", "a+rX", directory], check=True)
+        # the CA refuses a state that others can read, so only what the sidecars need is opened
+        subprocess.run(["chmod", "-R", "a+rX", f"{directory}/tokens", f"{directory}/objects", f"{directory}/bundle.pem"], check=True)
         subprocess.run(["chmod", "-R", "a+rwX", f"{directory}/state"], check=True)
         self.procs = [start([tool("weft-ca"), "serve", "--state", state, "--trust-domain", DOMAIN, "--token-key", key, "--listen", CA], f"{directory}/ca.log"),
                       start([tool("weft-controller"), "serve", "--folder", f"{directory}/objects", "--listen", CONTROLLER, "--trust-domain", DOMAIN,
