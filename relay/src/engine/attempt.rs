@@ -174,7 +174,16 @@ impl Engine {
                 Err(h2::OpenError::NoExtendedConnect) => {
                     Err(Lost::of(Cause::with(Kind::BadResponse, "the application does not take extended CONNECT")))
                 }
-                Err(e) => Err(Lost::at_once(Cause::with(Kind::Refused, e.to_string()))),
+                Err(e) => {
+                    // the pool must not think of it for the next one
+                    match e {
+                        h2::OpenError::NoRoom => self.pool.set_limit(conn, h.streams() as u32),
+                        _ => {
+                            self.pool.draining(conn);
+                        }
+                    }
+                    Err(Lost::at_once(Cause::with(Kind::Refused, e.to_string())))
+                }
             },
             Codec::Server(_) => Err(Lost::of(Kind::Internal.into())),
         };

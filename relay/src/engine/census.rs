@@ -1,6 +1,8 @@
 //! What an engine holds at one moment, and whether its books agree: for simulations, tests and the dump.
 
 use super::{Conn, Engine};
+use crate::balance::{EndpointState, Summary};
+use weft_core::service::ServiceRef;
 
 /// What is held. Everything but connections and idle ones must be zero when nothing is under way.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -28,6 +30,13 @@ pub struct Census {
 }
 
 impl Engine {
+    /// What is believed of the endpoints of each Service port: load, latency, ejections. For the dump.
+    pub fn backends(&self) -> Vec<(ServiceRef, Summary, Vec<EndpointState>)> {
+        let one = |c: &super::Cluster| (c.service.clone(), c.balancer.summary(self.now), c.balancer.states(self.now));
+        let mut all: Vec<_> = self.clusters.iter().map(|(_, c)| one(c)).collect();
+        all.sort_by(|a, b| a.0.cmp(&b.0));
+        all
+    }
     /// Counts what is held. Looks at every connection.
     pub fn census(&mut self) -> Census {
         let mut c = Census {
