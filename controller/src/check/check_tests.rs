@@ -405,3 +405,14 @@ fn every_code_is_documented() {
     let missing: Vec<_> = seen.iter().filter(|c| !docs.contains(&format!("`{c}`"))).collect();
     assert!(missing.is_empty(), "{missing:?}");
 }
+
+#[test]
+fn an_unattached_route_is_judged_all_the_same() {
+    let yaml = shop() + &route("HTTPRoute", "shop", "r", "name: orders", "[{backendRefs: [{name: gone, port: 80}]}]");
+    let (codes, text) = found(&yaml.replace("group: \"\", ", ""));
+    assert_eq!(
+        codes,
+        ["parent-group spec.parentRefs[0].group", "backend-not-found spec.rules[0].backendRefs[0].name"],
+        "{text}"
+    );
+}

@@ -8,6 +8,8 @@ mod routes;
 mod services;
 mod workloads;
 
+pub(crate) use workloads::template;
+
 use crate::{
     convert::{Effect, Problem},
     finding::{Finding, Severity},
@@ -152,23 +154,28 @@ fn judged(p: &Problem) -> (Severity, &'static str) {
         Effect::DropsRule => (Severity::Error, "rule-dropped"),
         Effect::FailsRule => (Severity::Error, "filter-unsupported"),
         Effect::Ignored => (Severity::Warning, "field-ignored"),
-        Effect::Reference(reason) => match (reason, below) {
-            ("NoMatchingParent", "group") => (Severity::Error, "parent-group"),
-            ("NoMatchingParent", "kind") => (Severity::Error, "parent-kind"),
-            ("NoMatchingParent", "port") => (Severity::Error, "parent-port"),
-            ("NoMatchingParent", _) => (Severity::Error, "parent-not-found"),
-            ("Pending", _) => (Severity::Info, "gateway-unserved"),
-            ("RefNotPermitted", _) => (Severity::Error, "reference-not-granted"),
-            ("BackendNotFound", "port") => (Severity::Error, "backend-port"),
-            ("BackendNotFound", _) => (Severity::Error, "backend-not-found"),
-            ("InvalidKind", "extensionRef") => (Severity::Error, "filter-unsupported"),
-            ("InvalidKind", _) => (Severity::Error, "backend-kind"),
-            _ => (Severity::Error, "reference-unsupported"),
-        },
+        Effect::Reference("Pending") => (Severity::Info, "gateway-unserved"),
+        Effect::Reference(reason) => (Severity::Error, reference_code(reason, below)),
     }
 }
 
-/// A namespace's name for a message.
+/// What a broken reference is called, by its reason and the field that is wrong.
+fn reference_code(reason: &str, below: &str) -> &'static str {
+    match (reason, below) {
+        ("NoMatchingParent", "group") => "parent-group",
+        ("NoMatchingParent", "kind") => "parent-kind",
+        ("NoMatchingParent", "port") => "parent-port",
+        ("NoMatchingParent", _) => "parent-not-found",
+        ("RefNotPermitted", _) => "reference-not-granted",
+        ("BackendNotFound", "port") => "backend-port",
+        ("BackendNotFound", _) => "backend-not-found",
+        ("InvalidKind", "extensionRef") => "filter-unsupported",
+        ("InvalidKind", _) => "backend-kind",
+        _ => "reference-unsupported",
+    }
+}
+
+/// A count with its noun.
 fn plural(n: usize, one: &str, many: &str) -> String {
     if n == 1 { format!("1 {one}") } else { format!("{n} {many}") }
 }

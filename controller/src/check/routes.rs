@@ -96,7 +96,18 @@ impl Check<'_> {
     }
 
     fn backends(&mut self, stored: &Stored) {
-        let own = stored.object.key().name.namespace;
+        let key = stored.object.key();
+        let own = key.name.namespace.clone();
+        // a route that is attached to nothing has no status that would judge its backends
+        let attached = refs::service_parents(&stored.object).iter().any(|(s, _)| self.index.service(s).is_some());
+        if !attached {
+            for (field, b) in refs::backends(&stored.object) {
+                if let Err(p) = crate::convert::resolve(self.index, key.kind.as_str(), &own, &own, &b) {
+                    let code = super::reference_code(p.reason, p.field);
+                    self.say(Error, code, stored, &format!("{field}.{}", p.field), p.invalid.to_string(), p.fix);
+                }
+            }
+        }
         for (field, b) in refs::backends(&stored.object).into_iter().filter(|(_, b)| refs::is_service_backend(b)) {
             let name = Name {
                 namespace: b.namespace.as_deref().map_or_else(|| own.clone(), Into::into),

@@ -29,7 +29,7 @@ const PROXY_CONTAINER: &str = "weft-proxy";
 const CONTROL_PORTS: [i32; 2] = [15010, 15012];
 
 /// A pod, or the template of a workload.
-pub(super) struct Template<'i> {
+pub(crate) struct Template<'i> {
     pub stored: &'i Stored,
     pub namespace: Arc<str>,
     pub labels: Labels,
@@ -39,13 +39,16 @@ pub(super) struct Template<'i> {
     pub at: &'static str,
 }
 impl Template<'_> {
+    pub(crate) fn selected_by(&self, service: &ServiceFacts) -> bool {
+        self.namespace == service.name.namespace && selects(&service.selector, &self.labels)
+    }
     pub(super) fn has_port(&self, name: &str) -> bool {
         let containers = self.spec.containers.iter().chain(self.spec.init_containers.iter().flatten());
         containers.flat_map(|c| c.ports.iter().flatten()).any(|p| p.name.as_deref() == Some(name))
     }
 }
 
-pub(super) fn template(stored: &Stored) -> Option<Template<'_>> {
+pub(crate) fn template(stored: &Stored) -> Option<Template<'_>> {
     let made = |meta: Option<&ObjectMeta>, spec: Option<&PodSpec>, at| {
         Some(Template {
             stored,
@@ -76,7 +79,7 @@ pub(super) fn template(stored: &Stored) -> Option<Template<'_>> {
 
 /// Whether a Service selects anything that runs or would run.
 pub(super) fn selected(templates: &[Template<'_>], service: &ServiceFacts) -> bool {
-    templates.iter().any(|t| t.namespace == service.name.namespace && selects(&service.selector, &t.labels))
+    templates.iter().any(|t| t.selected_by(service))
 }
 
 impl Check<'_> {

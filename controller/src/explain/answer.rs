@@ -94,6 +94,8 @@ pub struct BackendText {
     pub ready: usize,
     pub not_ready: u32,
     pub endpoints: Vec<EndpointText>,
+    /// Workloads whose pods would be endpoints: files often have no pods.
+    pub would_run: Vec<String>,
     pub problem: Option<String>,
 }
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -231,7 +233,11 @@ impl fmt::Display for Explanation {
             line("filter", text)?;
         }
         for b in &self.backends {
-            let state = b.problem.clone().unwrap_or_else(|| format!("{} ready, {} not", b.ready, b.not_ready));
+            let counted = || match b.ready == 0 && !b.would_run.is_empty() {
+                true => format!("no pods in these objects; {} would run them", b.would_run.join(", ")),
+                false => format!("{} ready, {} not", b.ready, b.not_ready),
+            };
+            let state = b.problem.clone().unwrap_or_else(counted);
             line("backend", &format!("{:5.1} % {} ({state})", b.percent, b.name))?;
         }
         if !self.timing.retries.is_empty() {

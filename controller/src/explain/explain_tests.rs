@@ -182,3 +182,11 @@ fn precedence_across_routes_is_named() {
     assert_eq!(ask("/same", &[]), said("old", "its route is older"));
     assert_eq!(ask("/twin", &[]), said("twin-a", "its route's name comes first in the alphabet"));
 }
+
+#[test]
+fn deployments_stand_for_pods_that_files_do_not_have() {
+    let d = "---\napiVersion: apps/v1\nkind: Deployment\nmetadata: {namespace: shop, name: later}\nspec: {selector: {matchLabels: {app: later}}, template: {metadata: {labels: {app: later}}}}\n";
+    let e = ask(&(shop() + &svc("shop", "later", 9, "[{port: 80}]") + d), "web", "later.shop", "");
+    assert_eq!(e.backends[0].would_run, ["Deployment shop/later"]);
+    assert!(e.to_string().contains("no pods in these objects; Deployment shop/later would run them"), "{e}");
+}

@@ -258,7 +258,11 @@ fn delivered(backends: &[WeightedBackend], shares: &[BackendText]) -> Outcome {
         return Outcome { status: Some(500), text: text.into() };
     }
     let bad: f64 = shares.iter().filter(|s| s.problem.is_some()).map(|s| s.percent).sum();
-    let empty: f64 = shares.iter().filter(|s| s.problem.is_none() && s.ready == 0).map(|s| s.percent).sum();
+    let empty: f64 = shares
+        .iter()
+        .filter(|s| s.problem.is_none() && s.ready == 0 && s.would_run.is_empty())
+        .map(|s| s.percent)
+        .sum();
     let mut parts = vec!["forwarded to a backend, drawn by weight".to_owned()];
     if bad > 0.0 {
         parts.push(format!("{bad:.1} % of the requests get 500 (backend invalid)"));
@@ -328,10 +332,22 @@ fn share(index: &Index, backend: &BackendRef, weight: u32, total: u64) -> Backen
                 terminating: e.terminating,
             });
             let endpoints: Vec<_> = endpoints.collect();
+            let would_run = if endpoints.is_empty() { workloads_of(index, s) } else { Vec::new() };
             let (ready, not_ready) = (endpoints.len(), e.map_or(0, |e| e.not_ready));
-            BackendText { name: s.to_string(), weight, percent, ready, not_ready, endpoints, problem: None }
+            BackendText { name: s.to_string(), weight, percent, ready, not_ready, endpoints, would_run, problem: None }
         }
     }
+}
+
+/// The Deployments and their like whose pods a Service would select.
+fn workloads_of(index: &Index, service: &ServiceRef) -> Vec<String> {
+    let name = Name { namespace: service.namespace.clone(), name: service.name.clone() };
+    let Some(facts) = index.service(&name) else { return Vec::new() };
+    let templates = index.objects().filter_map(|(_, s)| crate::check::template(s));
+    let selected = templates.filter(|t| !t.at.is_empty() && t.selected_by(facts));
+    let mut names: Vec<String> = selected.map(|t| t.stored.object.key().to_string()).collect();
+    names.sort();
+    names
 }
 
 fn tls(index: &Index, out: &mut Explanation) {
