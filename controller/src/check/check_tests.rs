@@ -407,6 +407,12 @@ fn every_code_is_documented() {
 }
 
 #[test]
+fn budgets_that_nothing_enforces() {
+    let policy = "---\napiVersion: gateway.networking.x-k8s.io/v1alpha1\nkind: XBackendTrafficPolicy\nmetadata: {namespace: shop, name: b}\nspec: {targetRefs: [{group: '', kind: Service, name: orders}], retryConstraint: {budget: {percent: 10}}}\n";
+    one(&(shop() + policy), "policy-unsupported spec.retryConstraint");
+}
+
+#[test]
 fn an_unattached_route_is_judged_all_the_same() {
     let yaml = shop() + &route("HTTPRoute", "shop", "r", "name: orders", "[{backendRefs: [{name: gone, port: 80}]}]");
     let (codes, text) = found(&yaml.replace("group: \"\", ", ""));

@@ -19,6 +19,16 @@ impl Check<'_> {
                     for (i, t) in p.spec.target_refs.iter().enumerate() {
                         self.target(stored, i, &t.group, &t.kind, &t.name, &["Service"]);
                     }
+                    if p.spec.retry_constraint.is_some() {
+                        self.say(
+                            Warning,
+                            "policy-unsupported",
+                            stored,
+                            "spec.retryConstraint",
+                            "is not enforced yet: the proxies' own budget applies (20 % and 10 retries/s)",
+                            "remove it",
+                        );
+                    }
                     if p.spec.session_persistence.is_some() {
                         self.say(
                             Warning,
