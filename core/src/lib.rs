@@ -8,6 +8,8 @@
 //! ServicePort (what a client dialled) -- routes --> HttpTable -- matches --> Rule -- weights --> Backend (a ServiceRef) --> Endpoints
 //! ```
 
+#![cfg_attr(not(test), deny(clippy::disallowed_methods, clippy::disallowed_types))]
+
 pub mod cause;
 pub mod cors;
 pub mod endpoint;

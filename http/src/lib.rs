@@ -17,6 +17,8 @@
 //! - [`translate`]: the rules between the versions.
 //! - [`syntax`]: the grammar that both share.
 
+#![cfg_attr(not(test), deny(clippy::disallowed_methods, clippy::disallowed_types))]
+
 pub mod h1;
 pub mod h2;
 pub mod head;

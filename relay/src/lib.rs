@@ -10,6 +10,8 @@
 //!            take_output, wants_read, poll_command: Dial, Wake, Close, Reset
 //! ```
 
+#![cfg_attr(not(test), deny(clippy::disallowed_methods, clippy::disallowed_types))]
+
 mod api;
 pub mod balance;
 pub mod budget;
