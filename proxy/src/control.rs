@@ -450,17 +450,19 @@ impl Run {
                 }
             };
             let idle = async {
-                match terminating {
-                    true => self.gate.empty().await,
-                    false => std::future::pending().await,
+                if !terminating {
+                    std::future::pending::<()>().await;
+                }
+                while busy(workers).await > 0 {
+                    tokio::time::sleep(LOOK).await;
                 }
             };
             tokio::select! {
                 () = idle => return,
                 () = over => {
-                    let left = self.gate.open();
+                    let left = busy(workers).await;
                     self.stats.drain_reset.add(left as u64);
-                    tracing::warn!(connections = left, "the grace period is over: what is left is reset");
+                    tracing::warn!(left, "the grace period is over: what is left is reset");
                     return;
                 }
                 a = asked.recv() => match a {
@@ -492,6 +494,21 @@ async fn tell(workers: &Workers, order: impl Fn() -> Order) {
         // a worker that has ended has been reported
         let _ = p.orders.send(order()).await;
     }
+}
+
+/// How often a drain looks whether anything is left. A stop is late by half of it.
+const LOOK: Duration = Duration::from_millis(10);
+
+/// What is under way in all workers.
+async fn busy(workers: &Workers) -> usize {
+    let mut sum = 0;
+    for p in list(workers) {
+        let (tx, rx) = oneshot::channel();
+        if p.orders.send(Order::Busy(tx)).await.is_ok() {
+            sum += rx.await.unwrap_or(0);
+        }
+    }
+    sum
 }
 
 /// What each worker believes.

@@ -9,7 +9,7 @@ use crate::{
 use std::{io, net::SocketAddr};
 use tokio::time::timeout;
 use weft_core::endpoint::MeshPeer;
-use weft_identity::{Alpn, HandshakeFailure};
+use weft_identity::{Alpn, HandshakeFailure, Refusal};
 use weft_relay::DialError;
 
 /// Opens a connection: plain text, or the mesh's TLS with `peer` expected at the other end. Every failure says why in the engine's words.
@@ -59,7 +59,13 @@ pub async fn open(w: &Worker, to: SocketAddr, peer: Option<&MeshPeer>) -> Result
             }
             _ => "the peer does not speak weft/h2".into(),
         },
-        Ok(Err(WireError::Tls(e))) => HandshakeFailure::of_tls(&e).to_string(),
+        Ok(Err(WireError::Tls(e))) => match HandshakeFailure::of_tls(&e) {
+            HandshakeFailure::Refused(r @ (Refusal::WrongIdentity { .. } | Refusal::WrongTrustDomain { .. })) => {
+                s.handshakes_client_failed.one();
+                return Err(DialError::Identity(r.to_string().into()));
+            }
+            why => why.to_string(),
+        },
         Ok(Err(e)) => e.to_string(),
         Err(_) => HandshakeFailure::TimedOut.to_string(),
     };

@@ -159,6 +159,16 @@ impl Http {
         }
     }
 
+    /// Exchanges under way, and connections with bytes that have not left. A client's idle connection is neither.
+    pub fn busy(&self) -> usize {
+        let unsent = |s: &Rc<Slot>| {
+            let io = s.io.borrow();
+            io.as_ref()
+                .is_some_and(|io| io.owed || io.wire.backlog() || (s.end.get().is_some() && io.wire.holds_place()))
+        };
+        self.engine.borrow().exchanges() + self.slots.borrow().values().filter(|s| unsent(s)).count()
+    }
+
     /// What the engine knows of endpoints and has under way.
     pub fn dump(&self) -> serde_json::Value {
         let e = self.engine.borrow();
@@ -447,7 +457,7 @@ impl Drive {
     }
 
     /// Writes what is left and closes as the engine said. `Ready(false)`: it took too long.
-    fn close(&self, cx: &mut Context<'_>, c: &mut Closing) -> Result<Poll<bool>, WireError> {
+    fn close(&mut self, cx: &mut Context<'_>, c: &mut Closing) -> Result<Poll<bool>, WireError> {
         if self.slot.end.get() == Some(End::Reset) {
             return Ok(Poll::Ready(false));
         }
@@ -468,8 +478,9 @@ impl Drive {
             }
             let CloseHow::Linger(time) = c.how else { return Ok(Poll::Ready(true)) };
             c.lingering = true;
-            // everything that was owed has been sent: a drain need not wait for the client's goodbye
+            // everything that was owed has been sent: a drain need not wait for the client's goodbye, and no reset follows
             io.wire.leave();
+            self.clean = true;
             c.deadline.as_mut().reset(tokio::time::Instant::now() + time);
         }
         loop {
@@ -526,7 +537,7 @@ impl Drop for Drive {
     fn drop(&mut self) {
         self.w.http.forget(self.conn);
         let io = self.slot.io.try_borrow_mut().ok().and_then(|mut io| io.take());
-        if self.clean {
+        if self.clean || self.w.quiet.get() {
             return;
         }
         // broken, told to reset, a panic in the turn, or the worker ends: the peer must not take what it got for everything, and the

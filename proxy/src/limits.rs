@@ -71,18 +71,6 @@ impl Gate {
             freed.await;
         }
     }
-    /// Waits until nothing is open.
-    pub async fn empty(&self) {
-        loop {
-            let mut freed = std::pin::pin!(self.freed.notified());
-            // registered before the look, so that the last one to leave cannot be missed
-            freed.as_mut().enable();
-            if self.open() == 0 {
-                return;
-            }
-            freed.await;
-        }
-    }
 }
 
 /// The right to one open connection.
@@ -90,7 +78,7 @@ pub struct Place(Arc<Gate>);
 impl Drop for Place {
     fn drop(&mut self) {
         let before = self.0.open.fetch_sub(1, AcqRel);
-        if before >= self.0.max || before == 1 {
+        if before >= self.0.max {
             self.0.freed.notify_waiters();
         }
     }

@@ -265,7 +265,9 @@ pub fn run(w: &Rc<Worker>, mut down: Wire, up: Up, early: usize) {
     let relay = Relay::new(down, wire, stats, Carried { sent: early as u64, received: first.len() as u64 });
     drop(first);
     let own = w.clone();
+    let running = Running::new(w);
     w.spawn(async move {
+        let _running = running;
         let ended = if plain_inbound {
             // boxed, so that the others do not carry the room for it
             let forbidden = Box::pin(own.strict());
@@ -288,6 +290,20 @@ pub fn run(w: &Rc<Worker>, mut down: Wire, up: Up, early: usize) {
         }
         drop(load);
     });
+}
+
+/// Counts a relay while it lives: a drain waits for it.
+struct Running(Rc<Worker>);
+impl Running {
+    fn new(w: &Rc<Worker>) -> Running {
+        w.relays.set(w.relays.get() + 1);
+        Running(w.clone())
+    }
+}
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.relays.set(self.0.relays.get() - 1);
+    }
 }
 
 /// An access-log line in the making; boxed by the log's being off in most pods.

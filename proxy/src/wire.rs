@@ -178,6 +178,11 @@ impl Wire {
         self
     }
 
+    /// Counts as an accepted connection.
+    pub fn holds_place(&self) -> bool {
+        self.place.is_some()
+    }
+
     /// Gives the place back before the wire is dropped.
     pub fn leave(&mut self) {
         self.place = None;

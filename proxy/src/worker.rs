@@ -83,6 +83,8 @@ pub enum Order {
         deadline: Instant,
         outbound: bool,
     },
+    /// How much is under way? A drain ends when it is nothing.
+    Busy(oneshot::Sender<usize>),
     /// What does this worker believe?
     Ask(oneshot::Sender<serde_json::Value>),
     Stop,
@@ -114,8 +116,12 @@ pub struct Worker {
     whole: RefCell<AHashMap<ServiceRef, Arc<ServicePort>>>,
     /// The own policy has become strict: plain byte streams end.
     strict: Notify,
+    /// Running relays of byte streams.
+    pub relays: Cell<usize>,
     /// The runtime is about to end: nothing new is started.
     pub stopping: Cell<bool>,
+    /// ... and nothing was under way: idle connections end in order.
+    pub quiet: Cell<bool>,
     /// Running tasks, for the acceptor to compare.
     load: Arc<Count>,
 }
@@ -206,6 +212,9 @@ impl Worker {
                 }
                 self.drain_http(deadline, outbound);
             }
+            Order::Busy(answer) => {
+                let _ = answer.send(self.http.busy() + self.relays.get());
+            }
             Order::Ask(answer) => {
                 let dump = serde_json::json!({ "view": self.view.list(), "engine": self.http.dump() });
                 // whoever asked may have gone
@@ -213,6 +222,7 @@ impl Worker {
             }
             Order::Stop => {
                 self.stopping.set(true);
+                self.quiet.set(self.http.busy() + self.relays.get() == 0);
                 return false;
             }
         }
@@ -310,7 +320,9 @@ pub fn run(
             drained: Notify::new(),
             whole: RefCell::default(),
             strict: Notify::new(),
+            relays: Cell::new(0),
             stopping: Cell::new(false),
+            quiet: Cell::new(false),
             load,
             shared,
         });
