@@ -102,6 +102,9 @@ pub enum DialError {
     Unreachable,
     #[error("TLS: {0}")]
     Tls(Box<str>),
+    /// The certificate is valid and of somebody else.
+    #[error("{0}")]
+    Identity(Box<str>),
     /// No descriptors, no certificate yet, no memory: our own fault.
     #[error("{0}")]
     Local(Box<str>),

@@ -45,6 +45,7 @@ impl Engine {
             DialError::Refused => Kind::ConnectRefused,
             DialError::Timeout => Kind::ConnectTimeout,
             DialError::Tls(_) => Kind::TlsFailed,
+            DialError::Identity(_) => Kind::WrongIdentity,
             DialError::Unreachable | DialError::Local(_) | DialError::Other(_) => Kind::ConnectFailed,
         };
         for token in failed.waiters {
