@@ -146,11 +146,18 @@ impl App {
                 *response.body_mut() = frames(vec![Frame::trailers(t)]);
                 response.headers_mut().insert("content-type", http::HeaderValue::from_static("application/grpc"));
             }
-            Reply::Bytes(n) => *response.body_mut() = frames(vec![Frame::data(Bytes::from(vec![b'x'; n]))]),
+            Reply::Bytes(n) => {
+                *response.body_mut() = frames(vec![Frame::data(Bytes::from(vec![b'x'; n]))]);
+                response.headers_mut().insert("content-length", n.into());
+            }
             Reply::Trailers(list) => {
                 *response.body_mut() = frames(vec![Frame::data(json), Frame::trailers(headers(&list)?)]);
             }
             Reply::Headers(list) => *response.headers_mut() = headers(&list)?,
+        }
+        if seen.method == "HEAD" {
+            // hyper's HTTP/2 sends what it is given
+            *response.body_mut() = frames(Vec::new());
         }
         Ok(response)
     }

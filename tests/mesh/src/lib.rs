@@ -8,6 +8,7 @@
 pub mod app;
 pub mod client;
 pub mod conformance;
+pub mod load;
 pub mod objects;
 pub mod program;
 pub mod raw;
@@ -26,7 +27,7 @@ use std::{
     },
     time::{Duration, Instant},
 };
-use tokio::task::block_in_place;
+use tokio::{runtime::Runtime, task::block_in_place};
 use tokio_util::sync::CancellationToken;
 use weft_ca::{
     Ca, CaSettings, FileStore, State,
@@ -150,7 +151,7 @@ pub struct Mesh {
     tweak: Option<Tweak>,
     ca_address: SocketAddr,
     controller_address: SocketAddr,
-    controller_stop: CancellationToken,
+    controller: Option<Runtime>,
     signer: TokenSigner,
     stop: CancellationToken,
 }
@@ -175,12 +176,13 @@ impl Mesh {
         let objects: Vec<Value> = serde_saphyr::from_multiple(&b.yaml).unwrap();
         let (pods, services) = read(&objects);
 
-        let (stop, controller_stop) = (CancellationToken::new(), CancellationToken::new());
+        let stop = CancellationToken::new();
         let (signer, _) = TokenSigner::generate().unwrap();
         let clock = system_clock();
         let mut settings = CaSettings::new(DOMAIN).unwrap();
         settings.leaf = b.leaf.unwrap_or(settings.leaf);
         settings.hold = Duration::from_millis(200);
+        settings.poll = Duration::from_millis(100);
         let ca = Ca::open(
             settings,
             Arc::new(FileStore::open(&dir.path().join("ca")).unwrap()),
@@ -212,7 +214,7 @@ impl Mesh {
                 let [a, b] = block();
                 (Ipv4Addr::new(127, a, b, 1), 15012).into()
             },
-            controller_stop,
+            controller: None,
             signer,
             stop,
         };
@@ -254,19 +256,24 @@ impl Mesh {
                 bundle: self.dir.path().join("bundle.pem"),
             },
             replica: "controller-0".into(),
+            admin: None,
         };
-        self.controller_stop = CancellationToken::new();
-        let (stop, folder) = (self.controller_stop.clone(), Folder::new([self.folder()]));
-        tokio::spawn(async move {
-            if let Err(e) = run::run(settings, folder, stop).await {
+        let folder = Folder::new([self.folder()]);
+        // threads of its own, so that it can end as a process that is killed does
+        let rt = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        rt.spawn(async move {
+            if let Err(e) = run::run(settings, folder, CancellationToken::new()).await {
                 panic!("the controller ended: {e:#}");
             }
         });
+        self.controller = Some(rt);
     }
 
-    /// Ends the controller: streams break, nothing new is answered.
-    pub fn stop_controller(&self) {
-        self.controller_stop.cancel();
+    /// Kills the controller: streams break, nothing new is answered.
+    pub fn stop_controller(&mut self) {
+        if let Some(rt) = self.controller.take() {
+            rt.shutdown_background();
+        }
     }
     /// Starts another one at the same address.
     pub async fn restart_controller(&mut self) {
@@ -366,8 +373,19 @@ impl Mesh {
     pub fn app(&self, pod: &str) -> &App {
         &self.apps[pod]
     }
+    /// An application for a bare pod that echoes; the test says where it listens.
+    pub fn echo(&mut self, pod: &str) -> App {
+        let app = App::echo(pod);
+        self.apps.insert(pod.into(), app.clone());
+        app
+    }
     pub fn proxy(&self, pod: &str) -> &Proxy {
         &self.proxies[pod]
+    }
+    /// What a pod's sidecar believes.
+    pub async fn dump(&self, pod: &str) -> Value {
+        let call = Call::new(self.proxies[pod].admin(), "admin").path("/dump");
+        serde_json::from_slice(&call.send().await.unwrap().body).unwrap()
     }
     /// Takes a sidecar out of service as a deleted pod's is: drain, then terminate, then gone. Its application stays.
     pub fn retire(&mut self, pod: &str) {
@@ -412,7 +430,7 @@ impl Drop for Mesh {
         for p in self.proxies.values() {
             p.control().stop();
         }
-        self.controller_stop.cancel();
+        self.stop_controller();
         self.stop.cancel();
     }
 }

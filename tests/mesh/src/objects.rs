@@ -53,7 +53,7 @@ impl Objects {
         let _ = write!(self.text, "---\n{}\n", yaml.trim());
         self
     }
-    /// An HTTPRoute on a Service; `rules` is a flow list.
+    /// An HTTPRoute on a Service, or with `name, port: n` on one of its ports; `rules` is a flow list.
     pub fn route(self, name: &str, parent: &str, rules: &str) -> Self {
         self.and(&format!(
             "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {{name: {name}, namespace: shop}}\nspec: {{parentRefs: [{{group: \"\", kind: Service, name: {parent}}}], rules: {rules}}}"
@@ -66,10 +66,18 @@ impl Objects {
     }
     /// Without the pod of this name.
     pub fn without(&self, pod: &str) -> String {
-        let is = |d: &&str| !(d.contains("kind: Pod\n") && d.contains(&format!("metadata: {{name: {pod},")));
-        self.text.split("---\n").filter(is).collect::<Vec<_>>().join("---\n")
+        self.text.split("---\n").filter(|d| !is_pod(d, pod)).collect::<Vec<_>>().join("---\n")
+    }
+    /// With this pod there, but not ready.
+    pub fn unready(&self, pod: &str) -> String {
+        let one = |d: &str| if is_pod(d, pod) { d.replace("status: \"True\"", "status: \"False\"") } else { d.into() };
+        self.text.split("---\n").map(one).collect::<Vec<_>>().join("---\n")
     }
     pub fn yaml(&self) -> &str {
         &self.text
     }
+}
+
+fn is_pod(document: &str, name: &str) -> bool {
+    document.contains("kind: Pod\n") && document.contains(&format!("metadata: {{name: {name},"))
 }

@@ -25,10 +25,13 @@ pub async fn serve<F: Future<Output = io::Result<()>> + Send + 'static>(
     });
 }
 
+pub async fn connect(at: SocketAddr) -> io::Result<TcpStream> {
+    let s = timeout(LIMIT, TcpStream::connect(at)).await??;
+    s.set_nodelay(true)?;
+    Ok(s)
+}
 pub async fn dial(at: SocketAddr) -> TcpStream {
-    let s = timeout(LIMIT, TcpStream::connect(at)).await.unwrap().unwrap();
-    s.set_nodelay(true).unwrap();
-    s
+    connect(at).await.unwrap()
 }
 
 /// Reads until `end` has come; everything read so far.
