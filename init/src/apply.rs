@@ -50,14 +50,14 @@ pub fn apply(plan: &Plan, backend: Option<Backend>) -> Result<Backend, ApplyErro
     let backend = ready(backend)?;
     let had: Vec<String> = ours(&backend.list(Family::V4).map_err(|s| refused(backend, Family::V4, &s))?);
     one(plan, backend, Family::V4)?;
-    if ipv6_in_use() {
-        if let Err(e) = one(plan, backend, Family::V6) {
-            if had.is_empty() {
-                // half a capture is worse than none: IPv6 connections would leave in plain text unnoticed
-                let _ = take_away(backend, Family::V4);
-            }
-            return Err(e);
+    if ipv6_in_use()
+        && let Err(e) = one(plan, backend, Family::V6)
+    {
+        if had.is_empty() {
+            // half a capture is worse than none: IPv6 connections would leave in plain text unnoticed
+            let _ = take_away(backend, Family::V4);
         }
+        return Err(e);
     }
     Ok(backend)
 }

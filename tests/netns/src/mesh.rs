@@ -99,9 +99,8 @@ impl Sidecars {
         ]);
         assert!(out.status.success(), "{}", text(&out));
         let mut fixed = Static { inbound, ..Static::default() };
-        let families: [(IpAddr, &str, fn(&Pod) -> IpAddr); 2] =
-            [(SERVICE_V4.into(), "web", |p| p.v4.into()), (SERVICE_V6.into(), "web6", |p| p.v6.into())];
-        for (address, name, ip) in families {
+        for (address, name, v6) in [(IpAddr::V4(SERVICE_V4), "web", false), (IpAddr::V6(SERVICE_V6), "web6", true)] {
+            let ip = |p: &Pod| if v6 { IpAddr::V6(p.v6) } else { IpAddr::V4(p.v4) };
             let service = ServiceRef { namespace: "shop".into(), name: name.into(), port: 80 };
             fixed.services.push(ServicePort {
                 service: service.clone(),
