@@ -472,9 +472,11 @@ impl Run {
                         let outbound = matches!(a, Ask::Terminate | Ask::Drain { outbound: true });
                         terminating |= matches!(a, Ask::Terminate);
                         let deadline = *deadline.get_or_insert_with(|| Instant::now() + grace);
-                        self.state.send_replace(State::Draining);
                         tracing::info!(outbound, open = shared.gate.open(), "draining");
                         tell(workers, || Order::Drain { deadline, outbound }).await;
+                        // orders are taken in turn, so an answer means that the drain is in force; a worker that is stuck does not hold the state up
+                        let _ = tokio::time::timeout(Duration::from_secs(1), busy(workers)).await;
+                        self.state.send_replace(State::Draining);
                     }
                 },
             }

@@ -285,6 +285,15 @@ fn gated() -> (SocketAddr, std::sync::mpsc::Receiver<std::sync::mpsc::Sender<()>
     (at, asks, goings)
 }
 
+/// Waits until a drain is in force.
+fn draining(proxy: &weft_proxy::control::Proxy) {
+    let end = std::time::Instant::now() + LIMIT;
+    while *proxy.state().borrow() != weft_proxy::control::State::Draining {
+        assert!(std::time::Instant::now() < end);
+        thread::yield_now();
+    }
+}
+
 #[test]
 fn row_59_a_drain_finishes_requests_then_ends_at_once() {
     let (at, asks, _) = gated();
@@ -295,8 +304,10 @@ fn row_59_a_drain_finishes_requests_then_ends_at_once() {
     let mut busy = Client::dial(pair.service());
     busy.send("GET /later HTTP/1.1\r\nHost: web\r\n\r\n");
     let go = asks.recv_timeout(LIMIT).unwrap();
-    pair.client.control().terminate();
-    pair.servers[0].control().terminate();
+    for proxy in [&pair.client, &pair.servers[0]] {
+        proxy.control().terminate();
+        draining(proxy);
+    }
     go.send(()).unwrap();
     let (head, body) = busy.answer();
     assert_eq!(body, "later");
@@ -321,11 +332,7 @@ fn a_prestop_drain_refuses_nothing_and_closes_plain_clients_politely() {
     mesh.send(now);
     mesh.answer();
     pair.servers[0].control().drain();
-    let end = std::time::Instant::now() + LIMIT;
-    while *pair.servers[0].state().borrow() != weft_proxy::control::State::Draining {
-        assert!(std::time::Instant::now() < end);
-        thread::yield_now();
-    }
+    draining(&pair.servers[0]);
     for _ in 0..50 {
         mesh.send(now);
         let (head, body) = mesh.answer();
