@@ -5,6 +5,7 @@
 //! outside the mesh (row 29), and so is Envoy's client-certificate field, which applications may believe.
 
 use crate::util::Draw;
+use std::time::Duration;
 use weft_core::{filter::HeadMut, matches::RequestHead};
 use weft_http::{
     h1::UPGRADE_IGNORED,
@@ -123,6 +124,21 @@ pub(crate) fn add_ids(head: &mut Head, draw: &mut Draw) {
         hex(draw.next(), &mut value[16..]);
         head.add(b"x-request-id", &value);
     }
+}
+
+/// The deadline that a gRPC client has given its call (gRPC over HTTP/2: at most eight digits and a unit).
+pub(crate) fn grpc_timeout(head: &Head) -> Option<Duration> {
+    let (unit, digits) = head.known(Known::GrpcTimeout)?.split_last()?;
+    let n: u64 = Some(digits).filter(|d| d.len() <= 8).and_then(|d| std::str::from_utf8(d).ok()?.parse().ok())?;
+    Some(match unit {
+        b'H' => Duration::from_secs(n * 3600),
+        b'M' => Duration::from_secs(n * 60),
+        b'S' => Duration::from_secs(n),
+        b'm' => Duration::from_millis(n),
+        b'u' => Duration::from_micros(n),
+        b'n' => Duration::from_nanos(n),
+        _ => return None,
+    })
 }
 
 /// `content-type` of gRPC, with or without a subtype.

@@ -2,11 +2,12 @@
 
 use super::{
     Engine,
+    heads::grpc_timeout,
     log::Record,
     state::{Leg, Target},
 };
 use crate::conn::{Codec, ExKey};
-use weft_core::cause::{Cause, Class, HEADER, Kind};
+use weft_core::cause::{Cause, Class, HEADER, Kind, grpc::DEADLINE_EXCEEDED};
 use weft_http::{
     h2,
     head::{Head, pool},
@@ -38,6 +39,7 @@ impl Engine {
     }
 
     pub(super) fn respond_as(&mut self, key: ExKey, status: u16, cause: Cause) {
+        let now = self.now;
         let Some(x) = self.ex(key) else { return };
         let (leg, grpc, bodyless) = (x.leg, x.grpc, x.head.method() == b"HEAD");
         let unprocessed = x.down.inbound() && cause.kind.class() == Class::Unprocessed;
@@ -56,7 +58,10 @@ impl Engine {
         if grpc {
             head.status = 200;
             head.add(b"content-type", b"application/grpc");
-            head.add(b"grpc-status", cause.kind.grpc_status().to_string().as_bytes());
+            // a server ends a call that is over its deadline by a reset, perhaps before the client's own clock has told it: to the client that is the deadline
+            let late = grpc_timeout(&x.head).is_some_and(|t| now.saturating_duration_since(x.started) >= t);
+            let code = if late { DEADLINE_EXCEEDED } else { cause.kind.grpc_status() };
+            head.add(b"grpc-status", code.to_string().as_bytes());
             head.add(b"grpc-message", grpc_message(&cause.to_string()).as_bytes());
         } else {
             head.status = status;

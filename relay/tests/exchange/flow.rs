@@ -163,7 +163,14 @@ fn our_own_answers_to_grpc_are_trailers_only() {
     let head = &c.heads[&1][0];
     assert_eq!((head.status, head.get(b"grpc-status")), (200, Some(&b"14"[..])));
     assert!(head.get(b"grpc-message").is_some() && head.get(b"weft-error").is_some());
-    assert_eq!(c.ended, [1]);
+    // whatever failed, a client whose deadline is over sees the deadline
+    let late = [GRPC, &[("grpc-timeout", "1m")]].concat();
+    c.request(3, "POST", "/shop.Cart/Add", &late, true);
+    c.exchange(&mut lab);
+    lab.pass(ms(1000));
+    c.exchange(&mut lab);
+    assert_eq!(c.heads[&3][0].get(b"grpc-status"), Some(&b"4"[..]));
+    assert_eq!(c.ended, [1, 3]);
     lab.at_rest();
 }
 
