@@ -11,6 +11,8 @@
 
 pub mod frames;
 
+use ::http as http_head;
+
 use std::{
     io::{BufRead, BufReader, ErrorKind, Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
@@ -97,9 +99,16 @@ pub fn message(r: &mut impl BufRead) -> Option<Message> {
     Some(Message { head, body })
 }
 
-/// An HTTP/1.1 server whose answers contain the requests as they arrived.
+/// A server of HTTP/1.1, whose answers contain the requests as they arrived, and of HTTP/2 with prior knowledge: a request gets `ok` when it has ended,
+/// `/big` gets a mebibyte, an extended CONNECT what it sends. (A client's own version of HTTP is what its request reaches the application in.)
 pub fn mirror() -> SocketAddr {
     app(|s| {
+        let mut first = [0; 3];
+        if matches!(s.peek(&mut first), Ok(3)) && first == *b"PRI" {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            s.set_nonblocking(true).unwrap();
+            return runtime.block_on(async { mirror_h2(tokio::net::TcpStream::from_std(s).unwrap()).await });
+        }
         let mut r = BufReader::new(s.try_clone().unwrap());
         let mut w = s;
         while let Some(m) = message(&mut r) {
@@ -110,6 +119,36 @@ pub fn mirror() -> SocketAddr {
             }
         }
     })
+}
+
+async fn mirror_h2(s: tokio::net::TcpStream) {
+    let Ok(mut c) = h2::server::Builder::new().enable_connect_protocol().handshake::<_, bytes::Bytes>(s).await else {
+        return;
+    };
+    while let Some(Ok((request, mut respond))) = c.accept().await {
+        tokio::spawn(async move {
+            let tunnel = request.method() == http_head::Method::CONNECT;
+            let n = if request.uri().path() == "/big" { 1 << 20 } else { 2 };
+            let answer = http_head::Response::new(());
+            let mut body = request.into_body();
+            let mut open = tunnel.then(|| respond.send_response(answer.clone(), false));
+            while let Some(Ok(d)) = body.data().await {
+                let _ = body.flow_control().release_capacity(d.len());
+                if let Some(Ok(send)) = &mut open {
+                    let _ = send.send_data(d, false);
+                }
+            }
+            // a stream that was reset answers nothing
+            if !tunnel
+                && body.is_end_stream()
+                && let Ok(mut send) = respond.send_response(answer, false)
+            {
+                let _ = send.send_data(vec![b'x'; n].into(), true);
+                // the stream lives until the crate has sent it
+                let _ = std::future::poll_fn(|cx| send.poll_reset(cx)).await;
+            }
+        });
+    }
 }
 
 /// A pair in front of `app` whose Service is declared HTTP.
