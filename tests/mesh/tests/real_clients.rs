@@ -1,4 +1,5 @@
 //! Programs that people use, through both sidecars: what they print is what counts. A program that is not there fails its test and says how to get it.
+#![allow(clippy::unwrap_used)]
 
 use futures_util::{SinkExt as _, StreamExt as _};
 use std::{
