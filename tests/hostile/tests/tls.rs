@@ -2,7 +2,11 @@
 #![allow(clippy::unwrap_used)]
 
 use rcgen::{BasicConstraints, CertificateParams, CustomExtension, DnType, ExtendedKeyUsagePurpose, IsCa, SanType};
-use rustls::{ClientConfig, ClientConnection, client::danger};
+use rustls::{
+    ClientConfig, ClientConnection,
+    client::{ResolvesClientCert, danger},
+    sign::CertifiedKey,
+};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use std::{
     io::{Read, Write},
@@ -70,18 +74,30 @@ impl danger::ServerCertVerifier for Anybody {
     }
 }
 
+/// Presents a certificate without a look at it; rustls itself would refuse to use some of these.
+#[derive(Debug)]
+struct Presents(Arc<CertifiedKey>);
+impl ResolvesClientCert for Presents {
+    fn resolve(&self, _: &[&[u8]], _: &[rustls::SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        Some(self.0.clone())
+    }
+    fn has_certs(&self) -> bool {
+        true
+    }
+}
+
 type Leaf = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
 
 /// A mesh handshake with this certificate, then a preamble: `Ok` when the server let it in.
 fn present(at: SocketAddr, (chain, key): Leaf) -> std::io::Result<()> {
     let p = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let certified = CertifiedKey::new(chain, p.key_provider.load_private_key(key).unwrap());
     let mut config = ClientConfig::builder_with_provider(p)
         .with_protocol_versions(&[&rustls::version::TLS13])
         .unwrap()
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(Anybody))
-        .with_client_auth_cert(chain, key)
-        .unwrap();
+        .with_client_cert_resolver(Arc::new(Presents(Arc::new(certified))));
     config.alpn_protocols = vec![Alpn::MeshTcp.wire().to_vec()];
     let mut c = ClientConnection::new(Arc::new(config), server_name("server-0-uid").unwrap()).unwrap();
     let mut s = dial(at);
