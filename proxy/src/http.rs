@@ -159,14 +159,15 @@ impl Http {
         }
     }
 
-    /// Exchanges under way, and connections with bytes that have not left. A client's idle connection is neither.
+    /// Exchanges under way, clients that may have sent a request before they heard of the drain, and connections with bytes that have not left. A client's idle connection is neither.
     pub fn busy(&self) -> usize {
         let unsent = |s: &Rc<Slot>| {
             let io = s.io.borrow();
             io.as_ref()
                 .is_some_and(|io| io.owed || io.wire.backlog() || (s.end.get().is_some() && io.wire.holds_place()))
         };
-        self.engine.borrow().exchanges() + self.slots.borrow().values().filter(|s| unsent(s)).count()
+        let engine = self.engine.borrow();
+        engine.exchanges() + engine.leaving() + self.slots.borrow().values().filter(|s| unsent(s)).count()
     }
 
     /// What the engine knows of endpoints and has under way.

@@ -345,6 +345,15 @@ impl Engine {
         self.exchanges.iter().all(|(_, x)| !outbound && !x.down.inbound())
     }
 
+    /// HTTP/2 clients that have been told to go and have not answered yet: their last requests may be on their way (RFC 9113, 6.8).
+    pub fn leaving(&self) -> usize {
+        let going = |c: &crate::conn::Conn| match &c.codec {
+            Codec::H2(h) => c.draining && c.phase == Phase::Open && h.is_going_away() && !h.is_finished(),
+            _ => false,
+        };
+        self.conns.iter().filter(|(_, c)| c.down().is_some() && going(c)).count()
+    }
+
     pub(super) fn drain_where(&mut self, which: impl Fn(&Down) -> bool) {
         let keys: Vec<ConnKey> =
             self.conns.iter().filter(|(_, c)| c.down().is_some_and(|d| which(d))).map(|(_, c)| c.key).collect();
