@@ -116,10 +116,14 @@ struct Reader<'t> {
 
 impl<'t> Reader<'t> {
     fn event(&mut self) -> Result<Option<(Event<'t>, u32)>, SyntaxError> {
-        match self.parser.next() {
-            None => Ok(None),
-            Some(Ok((event, span))) => Ok(Some((event, span.start.line() as u32))),
-            Some(Err(e)) => Err(SyntaxError { line: e.marker().line() as u32, message: e.info() }),
+        loop {
+            return match self.parser.next() {
+                None => Ok(None),
+                // comments may stand anywhere and mean nothing
+                Some(Ok((Event::Comment(..), _))) => continue,
+                Some(Ok((event, span))) => Ok(Some((event, span.start.line() as u32))),
+                Some(Err(e)) => Err(SyntaxError { line: e.marker().line() as u32, message: e.info() }),
+            };
         }
     }
 

@@ -61,3 +61,19 @@ fn a_bomb_of_aliases_is_refused() {
     assert!(documents(&text)[0].is_err());
     assert!(documents(&"[".repeat(10_000))[0].is_err());
 }
+
+#[test]
+fn comments_may_stand_anywhere() {
+    let with = "# top\na: # of a\n  # before an item\n  - {n: 1} # of an item\n  # between items\n  - n: 2\n#    m: 3\n# after the list\nb:\n  c: 1\n#  d: 2\n";
+    let without = "a:\n  - {n: 1}\n  - n: 2\nb:\n  c: 1\n";
+    fn bare(n: &Node) -> String {
+        match &n.value {
+            Value::List(items) => format!("{:?}", items.iter().map(bare).collect::<Vec<_>>()),
+            Value::Map(entries) => entries.iter().map(|e| format!("{}={};", e.key, bare(&e.value))).collect(),
+            v => format!("{v:?}"),
+        }
+    }
+    assert_eq!(bare(&one(with)), bare(&one(without)));
+    // as an editor leaves it when the last stanza of a route is commented out
+    assert!(documents("rules:\n  - name: all\n    backendRefs:\n      - {name: a}\n#    retry: {}\n")[0].is_ok());
+}
