@@ -146,10 +146,13 @@ fn extended_connect_waits_for_the_peer() {
     h.set_pseudo(Pseudo::Method, b"CONNECT");
     h.set_pseudo(Pseudo::Protocol, b"websocket");
     let mut t = Talk::fresh_client(Config::default());
-    assert_eq!(t.c.open(&h, false, 1), Err(OpenError::NoExtendedConnect));
+    assert_eq!(t.c.open(&h, false, 1), Err(OpenError::NoRoom), "its SETTINGS have not said no");
     t.say(settings(&[(8, 1)]));
     assert!(t.c.extended_connect());
     assert!(t.c.open(&h, false, 1).is_ok());
+    let mut t = Talk::fresh_client(Config::default());
+    t.say(settings(&[]));
+    assert_eq!(t.c.open(&h, false, 1), Err(OpenError::NoExtendedConnect));
     // between meshed proxies nobody has to wait
     let mut t = Talk::fresh_client(Config { extended_connect: true, ..Config::default() });
     assert!(t.c.open(&h, false, 1).is_ok());

@@ -218,7 +218,7 @@ pub enum HeadError {
 /// A stream cannot be opened. Nothing has reached the output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum OpenError {
-    /// [`Event::Room`](super::Event::Room) tells when to try again.
+    /// [`Event::Room`](super::Event::Room) tells when to try again. Also an extended CONNECT before the peer's SETTINGS, which say whether it takes one.
     #[error("the peer allows no more concurrent streams")]
     NoRoom,
     #[error("the connection is going away")]

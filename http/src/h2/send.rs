@@ -25,6 +25,11 @@ impl<T: Copy> Connection<T> {
             return Err(OpenError::NoRoom);
         }
         if !self.peer.extended_connect && head.pseudo(Pseudo::Protocol).is_some() {
+            if !self.peer.ready {
+                // whether it takes them is in its SETTINGS, which are on their way (RFC 8441, 3)
+                self.wants_room = true;
+                return Err(OpenError::NoRoom);
+            }
             return Err(OpenError::NoExtendedConnect);
         }
         let id = self.next_stream;
