@@ -103,7 +103,7 @@ impl Conn {
         self.0.write_all(bytes).unwrap();
     }
     /// The next frame; `None` at the end of the connection or a reset.
-    pub fn next(&mut self) -> Option<Frame> {
+    pub fn receive(&mut self) -> Option<Frame> {
         let mut h = [0; 9];
         self.exact(&mut h)?;
         let mut payload = vec![0; u32::from_be_bytes([0, h[0], h[1], h[2]]) as usize];
@@ -123,7 +123,7 @@ impl Conn {
     /// The first frame that fits.
     pub fn wait(&mut self, what: &str, mut fits: impl FnMut(&Frame) -> bool) -> Frame {
         loop {
-            match self.next() {
+            match self.receive() {
                 Some(f) if fits(&f) => return f,
                 Some(_) => {}
                 None => panic!("the connection ended before {what}"),
@@ -142,7 +142,7 @@ impl Conn {
         let mut reader = Conn(self.0.try_clone().unwrap());
         let reads = std::thread::spawn(move || {
             let mut code = None;
-            while let Some(f) = reader.next() {
+            while let Some(f) = reader.receive() {
                 if f.kind == GOAWAY {
                     code = Some(f.error());
                 }

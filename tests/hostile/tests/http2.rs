@@ -187,7 +187,7 @@ fn server(
         if c.0.read_exact(&mut [0; 24]).is_err() || c.0.write_all(&frame(SETTINGS, 0, 0, settings)).is_err() {
             return;
         }
-        while let Some(f) = c.next() {
+        while let Some(f) = c.receive() {
             if f.kind == SETTINGS && f.flags & ACK == 0 {
                 let _ = c.0.write_all(&frame(SETTINGS, ACK, 0, &[]));
             }
