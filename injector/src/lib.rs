@@ -1,0 +1,1 @@
+//! The mutating webhook: adds the init container and the sidecar to pods.
