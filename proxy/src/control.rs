@@ -442,6 +442,8 @@ impl Run {
         let grace = ms(self.config.timeouts.grace).saturating_sub(Duration::from_secs(1));
         let mut deadline = None;
         let mut terminating = false;
+        // the listeners are gone: when nothing is under way now, nothing can come
+        let mut leaving = false;
         loop {
             let over = async {
                 match (terminating, deadline) {
@@ -458,7 +460,12 @@ impl Run {
                 }
             };
             tokio::select! {
-                () = idle => return,
+                () = idle => {
+                    if std::mem::replace(&mut leaving, true) {
+                        return;
+                    }
+                    tell(workers, || Order::Leave).await;
+                }
                 () = over => {
                     let left = busy(workers).await;
                     self.stats.drain_reset.add(left as u64);

@@ -265,6 +265,11 @@ impl Worker {
         self.engine(|e, now| e.drain(deadline, outbound, now));
     }
 
+    /// See [`Engine::last_call`].
+    pub fn last_call_http(self: &Rc<Self>) {
+        self.engine(|e, now| e.last_call(now));
+    }
+
     fn accept(self: &Rc<Self>, wire: Wire, accept: Accept, early: Vec<u8>) {
         // the slot first: the engine may close a new connection at once
         let conn = self.http.engine.borrow_mut().accept(accept, Instant::now());

@@ -182,6 +182,12 @@ impl Inbound {
     /// Terminates the mesh's TLS.
     async fn mesh(&self, w: &Rc<Worker>, wire: Wire, buf: Vec<u8>) -> Result<(), WireError> {
         let s = &w.shared.stats;
+        if w.leaving.get() {
+            // before a handshake its client has sent no request, so it tries another endpoint
+            wire.abort();
+            return Ok(());
+        }
+        let _arriving = Arriving::begin(w);
         let admitted = w.rate.borrow_mut().admit(self.client.ip(), Instant::now());
         match admitted {
             Some(wait) if wait.is_zero() => {}
@@ -304,6 +310,20 @@ impl Inbound {
             }
         }
         Ok(())
+    }
+}
+
+/// Counts a handshake, and what follows it up to the engine, as under way.
+struct Arriving(Rc<Worker>);
+impl Arriving {
+    fn begin(w: &Rc<Worker>) -> Arriving {
+        w.arriving.set(w.arriving.get() + 1);
+        Arriving(w.clone())
+    }
+}
+impl Drop for Arriving {
+    fn drop(&mut self) {
+        self.0.arriving.set(self.0.arriving.get() - 1);
     }
 }
 

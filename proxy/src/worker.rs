@@ -36,6 +36,7 @@ use std::{
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{Notify, mpsc, oneshot},
+    task::AbortHandle,
 };
 use weft_core::{
     identity::WorkloadIdentity,
@@ -83,6 +84,8 @@ pub enum Order {
         deadline: Instant,
         outbound: bool,
     },
+    /// Nothing was under way in a drain that ends with the process: nothing more is accepted, and whoever has not been told to go is told.
+    Leave,
     /// How much is under way? A drain ends when it is nothing.
     Busy(oneshot::Sender<usize>),
     /// What does this worker believe?
@@ -118,6 +121,12 @@ pub struct Worker {
     strict: Notify,
     /// Running relays of byte streams.
     pub relays: Cell<usize>,
+    /// Handshakes of the mesh under way on the inbound side: a TLS 1.3 client may send its request before the server has read the end of the handshake.
+    pub arriving: Cell<usize>,
+    /// Tasks that accept; gone once the process leaves.
+    accepting: RefCell<Vec<AbortHandle>>,
+    /// Nothing new begins: no connection, no handshake.
+    pub leaving: Cell<bool>,
     /// The runtime is about to end: nothing new is started.
     pub stopping: Cell<bool>,
     /// ... and nothing was under way: idle connections end in order.
@@ -212,8 +221,13 @@ impl Worker {
                 }
                 self.drain_http(deadline, outbound);
             }
+            Order::Leave => {
+                self.leaving.set(true);
+                self.accepting.take().iter().for_each(AbortHandle::abort);
+                self.last_call_http();
+            }
             Order::Busy(answer) => {
-                let _ = answer.send(self.http.busy() + self.relays.get());
+                let _ = answer.send(self.busy());
             }
             Order::Ask(answer) => {
                 let dump = serde_json::json!({ "view": self.view.list(), "engine": self.http.dump() });
@@ -222,11 +236,16 @@ impl Worker {
             }
             Order::Stop => {
                 self.stopping.set(true);
-                self.quiet.set(self.http.busy() + self.relays.get() == 0);
+                self.quiet.set(self.busy() == 0);
                 return false;
             }
         }
         true
+    }
+
+    /// What a drain waits for.
+    fn busy(&self) -> usize {
+        self.http.busy() + self.relays.get() + self.arriving.get()
     }
 
     fn accepted(self: &Rc<Self>, s: TcpStream, place: Place, client: SocketAddr, listener: SocketAddr, side: Side) {
@@ -321,6 +340,9 @@ pub fn run(
             whole: RefCell::default(),
             strict: Notify::new(),
             relays: Cell::new(0),
+            arriving: Cell::new(0),
+            accepting: RefCell::default(),
+            leaving: Cell::new(false),
             stopping: Cell::new(false),
             quiet: Cell::new(false),
             load,
@@ -332,7 +354,8 @@ pub fn run(
         }
         for (l, side) in listeners {
             let l = net::register(l)?;
-            tokio::task::spawn_local(accept(w.clone(), l, side, peers.clone()));
+            let task = tokio::task::spawn_local(accept(w.clone(), l, side, peers.clone()));
+            w.accepting.borrow_mut().push(task.abort_handle());
         }
         while let Some(o) = orders.recv().await {
             if !w.order(o) {

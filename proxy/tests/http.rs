@@ -11,6 +11,7 @@ use weft_core::{
     policy::{InboundPolicy, MeshTlsMode},
     service::Protocol,
 };
+use weft_identity::{Alpn, credentials::server_name};
 use weft_proxy::testing::{Builder, LIMIT, any_port};
 
 fn app(serve: impl Fn(TcpStream) + Send + Sync + 'static) -> SocketAddr {
@@ -318,6 +319,63 @@ fn row_59_a_drain_finishes_requests_then_ends_at_once() {
     // nothing was under way on this one: it did not hold the drain up
     assert_eq!(idle.0.read(&mut [0; 1]).unwrap(), 0);
     assert_eq!(pair.client.stats().drain_reset.get() + pair.servers[0].stats().drain_reset.get(), 0);
+}
+
+/// A TLS 1.3 client is done with its handshake before the server is, and sends its first request behind it: whoever stops in between would lose the request.
+#[test]
+fn row_59_a_stop_waits_for_a_handshake_that_the_client_has_finished() {
+    let pair = Builder::new(gated().0).start();
+    let credentials = pair.mesh.credentials("shop", "client", None);
+    let config = credentials.mesh_client(&pair.mesh.identity("shop", "server"), Alpn::MeshHttp).unwrap();
+    let mut tls = rustls::ClientConnection::new(config, server_name("server-0-uid").unwrap()).unwrap();
+    let mut s = TcpStream::connect(pair.server()).unwrap();
+    s.set_read_timeout(Some(LIMIT)).unwrap();
+    tls.write_tls(&mut s).unwrap();
+    while tls.is_handshaking() {
+        tls.read_tls(&mut s).unwrap();
+        tls.process_new_packets().unwrap();
+        if tls.is_handshaking() {
+            tls.write_tls(&mut s).unwrap();
+        }
+    }
+    let server = &pair.servers[0];
+    server.control().terminate();
+    draining(server);
+    // it has looked for what is under way, and found the handshake
+    assert!(!server.wait_stopped(std::time::Duration::from_millis(200)));
+    let mut request = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0".to_vec();
+    // HEADERS, END_STREAM | END_HEADERS: GET http web /now
+    let block = b"\x82\x86\x04\x04/now\x01\x03web";
+    request.extend([0, 0, block.len() as u8, 1, 5, 0, 0, 0, 1]);
+    request.extend(block);
+    // PING with ACK for the one that asks whether the GOAWAY was heard comes from the reader below
+    tls.writer().write_all(&request).unwrap();
+    let (mut bytes, mut answer, mut last) = (Vec::new(), Vec::new(), None);
+    while answer != b"now" || last != Some(1) {
+        while tls.wants_write() {
+            tls.write_tls(&mut s).unwrap();
+        }
+        assert!(tls.read_tls(&mut s).unwrap() > 0, "closed with {answer:?}");
+        tls.process_new_packets().unwrap();
+        if let Err(e) = tls.reader().read_to_end(&mut bytes) {
+            assert_eq!(e.kind(), std::io::ErrorKind::WouldBlock);
+        }
+        while let Some(frame) = bytes.first_chunk::<9>().copied() {
+            let len = u32::from_be_bytes([0, frame[0], frame[1], frame[2]]) as usize;
+            let Some(payload) = bytes.get(9..9 + len).map(<[u8]>::to_vec) else { break };
+            match frame[3] {
+                0 => answer.extend_from_slice(&payload),
+                6 if frame[4] == 0 => {
+                    tls.writer().write_all(&[&[0, 0, 8, 6, 1, 0, 0, 0, 0], &payload[..]].concat()).unwrap();
+                }
+                7 => last = Some(u32::from_be_bytes(payload[..4].try_into().unwrap())),
+                _ => {}
+            }
+            bytes.drain(..9 + len);
+        }
+    }
+    assert!(server.wait_stopped(LIMIT));
+    assert_eq!(server.stats().drain_reset.get(), 0);
 }
 
 #[test]

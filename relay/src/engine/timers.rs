@@ -32,6 +32,8 @@ pub(crate) enum Timer {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Drain {
     outbound: bool,
+    /// Nothing more is accepted.
+    last_call: bool,
 }
 
 /// How long a closing connection, or one whose GOAWAY was not answered, may take. 10 s: a round trip and what is left of the output.
@@ -321,7 +323,7 @@ impl Engine {
     /// (design 3.6): plain connections are told `Connection: close`, HTTP/2 ones GOAWAY.
     pub fn drain(&mut self, deadline: Instant, outbound: bool, now: Instant) {
         self.now = now;
-        self.draining = Some(Drain { outbound });
+        self.draining = Some(Drain { outbound, last_call: self.draining.is_some_and(|d| d.last_call) });
         self.wheel.insert(deadline, Timer::Drain);
         let keys: Vec<ConnKey> = self
             .conns
@@ -362,14 +364,37 @@ impl Engine {
         }
     }
 
-    /// A connection that is accepted during a drain is told to go with its first request, not before: who has just dialled would dial again.
+    /// A connection that is accepted during a drain is told to go with its first request, not before: who has just dialled would dial again. After
+    /// [`Engine::last_call`] nobody is accepted who could.
     pub(super) fn drain_new(&mut self, key: ConnKey) {
         let Some(drain) = self.draining else { return };
         if let Some(c) = self.conn(key)
             && c.down().is_some_and(|d| drain.outbound || d.inbound())
         {
             c.draining = true;
+            if drain.last_call && matches!(c.codec, Codec::H2(_)) {
+                self.drain_conn(key);
+            }
         }
+    }
+
+    /// Nothing new is accepted any more: HTTP/2 clients that came during the drain and have not asked for anything are told to go, too. When
+    /// [`Engine::leaving`] is nothing after this, no request of theirs can be on its way.
+    pub fn last_call(&mut self, now: Instant) {
+        self.now = now;
+        let Some(drain) = &mut self.draining else { return };
+        drain.last_call = true;
+        let keys: Vec<ConnKey> = self
+            .conns
+            .iter()
+            .filter(|(_, c)| c.draining && c.down().is_some())
+            .filter(|(_, c)| matches!(&c.codec, Codec::H2(h) if !h.is_going_away()))
+            .map(|(_, c)| c.key)
+            .collect();
+        for key in keys {
+            self.drain_conn(key);
+        }
+        self.settle();
     }
 
     fn drain_conn(&mut self, key: ConnKey) {
