@@ -20,7 +20,7 @@ demo: deps ## the mesh on this machine, no cluster: ARGS='--duration 20s --json'
 	@"$(CARGO_TARGET_DIR)/quick/weft" demo $(ARGS)
 
 test: ## everything that must hold: format, lints, licences, unit, property, simulation, mesh and namespace tests
-	@tests/tools/deps.sh build test
+	@tests/tools/deps.sh build test chart
 	@tests/tools/test.sh
 
 lint: deps ## format, clippy with warnings denied, licences and bans

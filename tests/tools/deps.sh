@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what the named groups need: `build` (a C compiler for aws-lc), `test` (real clients, servers, iptables, Go tools, cargo-deny),
-# `bench` (nginx, HAProxy, Envoy, load generators, valgrind).
+# `chart` (Helm, kubeconform, the schemas of Kubernetes), `bench` (nginx, HAProxy, Envoy, load generators, valgrind).
 # Repeating it is cheap: what is there is not asked for again.
 set -euo pipefail
 cache=${WEFT_CACHE:-$HOME/.cache/weft}
@@ -59,6 +59,37 @@ for group in "$@"; do
         ln -sf "$cache/cargo-deny/bin/cargo-deny" "$cache/bin/cargo-deny"
         rm -rf "$cache/cargo-deny-target"
       fi
+      ;;
+    chart)
+      # Versions and sums are in tests/chart/go.mod; helm lint and template take the Kubernetes version from the linker.
+      here=$(cd "$(dirname "$0")/../chart" && pwd)
+      key=$(cat "$here"/{go.mod,go.sum,schemas/main.go} | sha256sum | cut -c1-16)
+      want="$cache/chart-$key"
+      if [ ! -e "$want/done" ]; then
+        command -v go >/dev/null || { echo "weft: Go is needed to build helm; without it the chart is not tested" >&2; continue; }
+        echo "building helm and kubeconform (once, about three minutes)"
+        rm -rf "$want" && mkdir -p "$want"
+        helm=helm.sh/helm/v3
+        kubernetes=v1.35.4 minor=35
+        (
+          cd "$here"
+          # -trimpath and CGO_ENABLED=0 as in the cluster's build, so that the packages of Kubernetes are compiled once
+          export CGO_ENABLED=0
+          flags=(-p 1 -trimpath -buildvcs=false)
+          nice -n 10 go build "${flags[@]}" -o "$want/" -ldflags "-s -w -X $helm/internal/version.version=$(go list -m -f '{{.Version}}' $helm) \
+            -X $helm/pkg/chartutil.k8sVersionMajor=1 -X $helm/pkg/chartutil.k8sVersionMinor=$minor \
+            -X $helm/pkg/lint/rules.k8sVersionMajor=1 -X $helm/pkg/lint/rules.k8sVersionMinor=$minor" $helm/cmd/helm
+          nice -n 10 go build "${flags[@]}" -o "$want/" -ldflags "-s -w" github.com/yannh/kubeconform/cmd/kubeconform
+          nice -n 10 go test "${flags[@]}" -c -o "$want/chart.test" . # compiled here, so that the test run does not wait for it
+          # kubeconform would download schemas; the module k8s.io/kubernetes has what they are made from
+          module=$(go mod download -json "k8s.io/kubernetes@$kubernetes" | sed -n 's/^\t"Dir": "\(.*\)",\?$/\1/p')
+          go run "${flags[@]}" ./schemas "$module/api/openapi-spec/swagger.json" "$want/schemas"
+        )
+        rm -f "$want/chart.test"
+        touch "$want/done"
+      fi
+      ln -sfn "$want/schemas" "$cache/kubernetes-schemas"
+      ln -sf "$want/helm" "$want/kubeconform" "$cache/bin/"
       ;;
     bench)
       # not below a home directory: the sidecars run as a user of their own

@@ -19,6 +19,14 @@ cargo build --locked --workspace --quiet
 step "unit, property, simulation and mesh tests"
 cargo test --locked --workspace --quiet
 
+step "the chart"
+if command -v go >/dev/null && command -v helm >/dev/null && command -v kubeconform >/dev/null; then
+  # the flags of deps.sh: with others Go compiles Kubernetes' packages a second time
+  (cd tests/chart && CGO_ENABLED=0 go test -p 1 -trimpath -buildvcs=false -count=1 .)
+else
+  left_out+=("tests of charts/weft: they need Go, and helm and kubeconform, which tests/tools/deps.sh chart builds with it")
+fi
+
 step "network namespaces and capture"
 if [ "$(id -u)" = 0 ] && ip netns add weft-probe 2>/dev/null; then
   ip netns del weft-probe
