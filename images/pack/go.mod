@@ -1,0 +1,3 @@
+module weft.dev/images/pack
+
+go 1.25.0
