@@ -7,10 +7,10 @@ export WEFT_CACHE
 export CARGO_TARGET_DIR ?= $(WEFT_CACHE)/target-$(shell rustc --version | cut -d' ' -f2)
 export PATH := $(WEFT_CACHE)/bin:$(PATH)
 
-.PHONY: help demo test lint unit mesh bench bench-small deps
+.PHONY: help demo test lint unit mesh images cluster cluster-down conformance-mesh bench bench-small deps
 
 help: ## this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
 
 deps:
 	@tests/tools/deps.sh build
@@ -18,6 +18,21 @@ deps:
 demo: deps ## the mesh on this machine, no cluster: ARGS='--duration 20s --json', ARGS=--capture (as root)
 	@cargo build --locked --profile quick -p weft-cli -p weft-proxy -p weft-controller -p weft-ca
 	@"$(CARGO_TARGET_DIR)/quick/weft" demo $(ARGS)
+
+images: ## the container images as OCI archives, without a container engine: PROFILE=release, REGISTRY=..., TAG=...
+	@tests/tools/deps.sh build images
+	@images/build.sh
+
+cluster: ## a real Kubernetes on one node in namespaces of its own, with Weft and the shop (root): ARGS='--set log.level=debug' goes to helm
+	@tests/tools/deps.sh build chart images cluster
+	@tests/cluster/cluster all $(ARGS)
+
+cluster-down: ## end it; nothing is left behind
+	@tests/cluster/cluster down
+
+conformance-mesh: ## every mesh test of the official Gateway API suite on a cluster of its own (root): ARGS='--run MeshPorts'
+	@tests/tools/deps.sh build chart images cluster conformance
+	@tests/conformance/mesh.py $(ARGS)
 
 test: ## everything that must hold: format, lints, licences, unit, property, simulation, mesh and namespace tests
 	@tests/tools/deps.sh build test chart

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Installs what the named groups need: `build` (a C compiler for aws-lc), `test` (real clients, servers, iptables, Go tools, cargo-deny),
-# `chart` (Helm, kubeconform, the schemas of Kubernetes), `bench` (nginx, HAProxy, Envoy, load generators, valgrind).
+# `chart` (Helm, kubeconform, the schemas of Kubernetes), `images` (what goes into Weft's images), `cluster` (container runtime, the test cluster,
+# kubectl), `conformance` (the official suite), `bench` (nginx, HAProxy, Envoy, load generators, valgrind).
 # Repeating it is cheap: what is there is not asked for again.
 set -euo pipefail
 cache=${WEFT_CACHE:-$HOME/.cache/weft}
@@ -90,6 +91,29 @@ for group in "$@"; do
       fi
       ln -sfn "$want/schemas" "$cache/kubernetes-schemas"
       ln -sf "$want/helm" "$want/kubeconform" "$cache/bin/"
+      ;;
+    images)
+      apt_missing iptables=iptables strip=binutils ldd=libc-bin
+      ;;
+    cluster)
+      # `make test` leaves the cluster's tests out then, and says so; `make cluster` ends with the same reason
+      [ "$(id -u)" = 0 ] || { echo "weft: the test cluster needs root" >&2; continue; }
+      command -v go >/dev/null || { echo "weft: Go is needed to build the test cluster" >&2; continue; }
+      apt_missing containerd=containerd runc=runc ip=iproute2 iptables=iptables nft=nftables busybox=busybox-static curl=curl openssl=openssl jq=jq \
+        unshare=util-linux tcpdump=tcpdump
+      [ -e /usr/lib/cni/bridge ] || apt_missing weft-cni=containernetworking-plugins
+      here=$(cd "$(dirname "$0")/.." && pwd)
+      "$here/cluster/kit/build.sh" >/dev/null
+      if ! command -v kubectl >/dev/null; then
+        echo "building kubectl"
+        # the flags of the suite's build, which compiles most of it
+        (cd "$here/conformance" && GOTOOLCHAIN=go1.27.4 CGO_ENABLED=0 go build -trimpath -buildvcs=false -o "$cache/bin/kubectl" \
+          -ldflags="-s -w -X k8s.io/component-base/version.gitVersion=$(GOTOOLCHAIN=go1.27.4 go list -m -f '{{.Version}}' k8s.io/component-base | sed s/v0/v1/)" ./cmd/kubectl)
+      fi
+      ;;
+    conformance)
+      command -v go >/dev/null || { echo "weft: Go is needed to build the conformance suite" >&2; continue; }
+      "$(cd "$(dirname "$0")/.." && pwd)/conformance/build.sh" >/dev/null
       ;;
     bench)
       # not below a home directory: the sidecars run as a user of their own
