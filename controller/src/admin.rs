@@ -41,6 +41,7 @@ async fn status(State(s): State<Admin>) -> Json<Value> {
     let refusals = refusals.map(|(w, n, reason)| json!({"workload": &*w, "resource": n.to_string(), "reason": reason}));
     Json(json!({
         "routes": s.world.reports(),
+        "policies": s.world.policy_reports(),
         "findings": &**s.world.findings().borrow(),
         "refusals": refusals.collect::<Vec<_>>(),
         "bundle": s.cell.bundle().version(),

@@ -2,7 +2,7 @@
 
 use crate::{
     attach::{self, View},
-    convert::{Context, Problem, RuleSource, TrafficSettings, convert_rules, convert_stream},
+    convert::{self, Context, Problem, RuleSource, TrafficSettings, convert_rules, convert_stream},
     facts::{PodFacts, PortFacts, ServiceFacts, label_selector_picks, selects},
     index::Index,
     object::{Kind, Name, Object, ObjectKey, Stored},
@@ -10,7 +10,7 @@ use crate::{
 use k8s_openapi::api::discovery::v1::{Endpoint as SliceEndpoint, EndpointSlice};
 use std::{
     cell::Cell,
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
     sync::Arc,
 };
@@ -132,10 +132,11 @@ pub fn service_port(
         Some(_) => (Protocol::Opaque, Routes::Stream(Arc::new(stream))),
     };
     let addresses = facts.ips.iter().map(|ip| SocketAddr::new(*ip, service.port)).collect();
-    Some(ServicePort { service: service.clone(), protocol, routes, affinity: facts.affinity, addresses })
+    let requests = convert::policy::requests(index, &name, port.name.as_deref());
+    Some(ServicePort { service: service.clone(), protocol, routes, affinity: facts.affinity, addresses, requests })
 }
 
-/// The endpoints of a Service port. `node`: of a client there, for Services that keep traffic on the node.
+/// The endpoints of a Service port, of both families where the Service has both. `node`: of a client there, for Services that keep traffic on the node or prefer it.
 pub fn endpoints(index: &Index, service: &ServiceRef, node: Option<&str>) -> Option<Endpoints> {
     let name = Name { namespace: service.namespace.clone(), name: service.name.clone() };
     let (facts, port) = attach::facts(index, &name, service.port)?;
@@ -143,13 +144,19 @@ pub fn endpoints(index: &Index, service: &ServiceRef, node: Option<&str>) -> Opt
     let mut found: BTreeMap<SocketAddr, Arc<Endpoint>> = BTreeMap::new();
     let not_ready = Cell::new(0);
     let mut sliced = index.slices(&name).peekable();
+    let mut near = BTreeSet::new();
     let mut take = |e: Endpoint, ready: bool, on: Option<&str>| {
-        if facts.local && (node.is_none() || on != node) {
+        let here = node.is_some() && on == node;
+        if facts.local && !here {
             return;
         }
         if ready || facts.publish_not_ready {
+            if here && !e.terminating {
+                near.insert(e.address);
+            }
             found.insert(e.address, Arc::new(e));
-        } else {
+        } else if !facts.dual || e.address.is_ipv6() == facts.ipv6 {
+            // a pod of both families counts once
             not_ready.set(not_ready.get() + 1);
         }
     };
@@ -161,12 +168,27 @@ pub fn endpoints(index: &Index, service: &ServiceRef, node: Option<&str>) -> Opt
         }
     } else if !facts.selector.is_empty() {
         for pod in index.pods_of(&name.namespace).filter(|p| selects(&facts.selector, &p.labels)) {
-            let (Some(ip), Some(number)) = (pod.ip(facts.ipv6), pod.target_port(&port.target)) else {
+            let ips = match facts.dual {
+                true => [pod.ip_of(false), pod.ip_of(true)],
+                false => [pod.ip(facts.ipv6), None],
+            };
+            let number = pod.target_port(&port.target).filter(|_| ips.iter().any(Option::is_some));
+            let Some(number) = number else {
                 not_ready.set(not_ready.get() + u32::from(!pod.absent));
                 continue;
             };
-            let e = endpoint(index, pod, SocketAddr::new(ip, number));
-            take(e, pod.ready && !pod.absent, pod.node.as_deref());
+            for ip in ips.into_iter().flatten() {
+                let e = endpoint(index, pod, SocketAddr::new(ip, number));
+                take(e, pod.ready && !pod.absent, pod.node.as_deref());
+            }
+        }
+    }
+    if facts.prefer_node {
+        // as kube-proxy: the node's own, if it has any of the family
+        for ipv6 in [false, true] {
+            if near.iter().any(|a: &SocketAddr| a.is_ipv6() == ipv6) {
+                found.retain(|a, _| a.is_ipv6() != ipv6 || near.contains(a));
+            }
         }
     }
     Some(Endpoints {
@@ -175,6 +197,7 @@ pub fn endpoints(index: &Index, service: &ServiceRef, node: Option<&str>) -> Opt
         not_ready: not_ready.get(),
         http2: port.declared().http2,
         prefer_zone: facts.prefer_zone,
+        policy: convert::policy::backend(index, &name, port.name.as_deref(), facts.affinity),
     })
 }
 
@@ -192,7 +215,7 @@ fn from_slice(
     let number = slice.ports.iter().flatten().find(named).and_then(|p| p.port).and_then(|p| u16::try_from(p).ok());
     let Some(number) = number else { return };
     let six = slice.address_type == "IPv6";
-    if six != facts.ipv6 && !facts.ips.is_empty() && slice.address_type != "FQDN" {
+    if !facts.takes(six) && slice.address_type != "FQDN" {
         return;
     }
     for e in &slice.endpoints {

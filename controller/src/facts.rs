@@ -64,8 +64,12 @@ pub struct ServiceFacts {
     /// `internalTrafficPolicy: Local`.
     pub local: bool,
     pub prefer_zone: bool,
+    /// `trafficDistribution: PreferSameNode`: endpoints of the client's node where there are any.
+    pub prefer_node: bool,
     /// Of the primary address: which of a pod's addresses is dialled.
     pub ipv6: bool,
+    /// It has addresses of both families, and so have its endpoints.
+    pub dual: bool,
 }
 
 fn port(n: i32) -> Option<u16> {
@@ -110,6 +114,8 @@ impl ServiceFacts {
             Some(family) => family == "IPv6",
             None => ips.first().is_some_and(IpAddr::is_ipv6),
         };
+        let named = spec.ip_families.as_ref().map_or(0, Vec::len);
+        let dual = named > 1 || (ips.iter().any(IpAddr::is_ipv6) && ips.iter().any(IpAddr::is_ipv4));
         ips.sort();
         ips.dedup();
         let affinity = (spec.session_affinity.as_deref() == Some("ClientIP")).then(|| {
@@ -127,8 +133,18 @@ impl ServiceFacts {
             affinity,
             local: spec.internal_traffic_policy.as_deref() == Some("Local"),
             prefer_zone: matches!(distribution, Some("PreferClose" | "PreferSameZone" | "PreferSameNode")),
+            prefer_node: distribution == Some("PreferSameNode"),
             ipv6,
+            dual,
         }
+    }
+    /// Whether endpoints of a family are dialled for it.
+    pub fn takes(&self, ipv6: bool) -> bool {
+        self.dual || self.ips.is_empty() || ipv6 == self.ipv6
+    }
+    /// Whether its endpoints differ from node to node.
+    pub fn by_node(&self) -> bool {
+        self.local || self.prefer_node
     }
     pub fn port(&self, number: u16) -> Option<&PortFacts> {
         self.ports.iter().find(|p| p.port == number)
@@ -242,6 +258,10 @@ impl PodFacts {
             named_ports,
             probes,
         }
+    }
+    /// The address of a family.
+    pub fn ip_of(&self, ipv6: bool) -> Option<IpAddr> {
+        self.ips.iter().find(|ip| ip.is_ipv6() == ipv6).copied()
     }
     /// The address of a family, or the first.
     pub fn ip(&self, ipv6: bool) -> Option<IpAddr> {

@@ -307,6 +307,7 @@ impl Index {
                     match target.kind {
                         Kind::Service => {
                             touched.routes.extend(self.routes_on.get(&target.name).into_iter().flatten().cloned());
+                            touched.endpoints.insert(target.name.clone());
                             touched.services.insert(target.name);
                         }
                         _ => _ = touched.routes.insert(target),
@@ -354,6 +355,10 @@ impl Index {
     pub fn of_kind_in<'i>(&'i self, kind: Kind, namespace: &str) -> impl Iterator<Item = &'i Stored> {
         let names = self.by_namespace.get(&(kind, Arc::from(namespace)));
         names.into_iter().flatten().filter_map(move |n| self.objects.get(&ObjectKey { kind, name: n.clone() }))
+    }
+    pub fn of_kind(&self, kind: Kind) -> impl Iterator<Item = &Stored> {
+        let names = self.by_namespace.iter().filter(move |((k, _), _)| *k == kind).flat_map(|(_, names)| names);
+        names.filter_map(move |n| self.objects.get(&ObjectKey { kind, name: n.clone() }))
     }
     pub fn service(&self, name: &Name) -> Option<&Arc<ServiceFacts>> {
         self.services.get(name)

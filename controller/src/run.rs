@@ -123,6 +123,17 @@ async fn report(world: Arc<World>, expected: watch::Sender<u32>) {
                 }
             }
         }
+        for policy in world.policy_reports() {
+            for target in &policy.ancestors {
+                for c in target.conditions.iter().filter(|c| status::is_bad(c)) {
+                    let line = format!(
+                        "{} on {}: {}={} {}: {}",
+                        policy.policy, target.parent, c.kind, c.status, c.reason, c.message
+                    );
+                    now.insert((Severity::Warning, line));
+                }
+            }
+        }
         for (severity, line) in now.difference(&said) {
             match severity {
                 Severity::Error => tracing::error!("{line}"),

@@ -1,6 +1,8 @@
 //! What each parent makes of a route, as conditions (Gateway API, RouteConditionType), and the same for policies. Values: a cluster gets them
 //! written to its objects, a folder gets them printed and served.
 
+pub mod policy;
+
 use crate::{
     attach::{self, Group, View},
     compile::{self, Compiled},

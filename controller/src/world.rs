@@ -10,7 +10,7 @@ use crate::{
     index::{Index, Mesh, Touched},
     object::{Name, ObjectKey, Stored},
     source::{Source, Update},
-    status::{Judge, RouteReport},
+    status::{self, Judge, RouteReport, policy::PolicyReport},
 };
 use ahash::HashMap;
 use std::{
@@ -63,7 +63,7 @@ type PerPort<K, V> = HashMap<(u16, K), Arc<V>>;
 #[derive(Default)]
 struct Memo {
     ports: HashMap<Name, PerPort<View, ServicePort>>,
-    /// By port and, where traffic stays on the node, the client's node.
+    /// By port and, where traffic stays on the node or prefers it, the client's node.
     endpoints: HashMap<Name, PerPort<Option<Arc<str>>, Endpoints>>,
     /// By route and the Service port that it is attached to: policies may be for one port.
     routes: HashMap<ObjectKey, HashMap<(Name, u16), Arc<Compiled>>>,
@@ -212,8 +212,9 @@ impl World {
     pub fn endpoints(&self, service: &ServiceRef, node: Option<&str>) -> Option<Arc<Endpoints>> {
         let inner = self.read();
         let name = Name { namespace: service.namespace.clone(), name: service.name.clone() };
-        let local = inner.index.service(&name)?.local;
-        let key = (service.port, node.filter(|_| local).map(Arc::from));
+        let by_node = inner.index.service(&name)?.by_node();
+        let node = node.filter(|_| by_node);
+        let key = (service.port, node.map(Arc::from));
         if let Some(known) = inner.memo().endpoints.get(&name).and_then(|p| p.get(&key)) {
             return Some(known.clone());
         }
@@ -230,6 +231,11 @@ impl World {
         let pod = inner.index.pod_by_uid(uid)?;
         let made = Arc::new(compile::inbound(&inner.index, pod));
         Some(inner.memo().inbound.entry(pod.uid.clone()).or_insert(made).clone())
+    }
+
+    /// The status of every policy, by name.
+    pub fn policy_reports(&self) -> Vec<PolicyReport> {
+        status::policy::reports(&self.read().index)
     }
 
     /// The status of every route, by name. Only what was touched since the last call is judged again.

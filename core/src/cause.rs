@@ -136,6 +136,10 @@ kinds! {
     OverloadWaiters: 503 UNAVAILABLE Mesh Never "overload_waiters" "too many requests wait for a connection";
     /// Waited for a connection for as long as is allowed.
     OverloadWait: 503 UNAVAILABLE Mesh Never "overload_wait" "no connection became free";
+    /// `connectionLimits.maxRequests` of the backend's TrafficPolicy.
+    OverloadRequests: 503 UNAVAILABLE Mesh Never "overload_requests" "too many requests to the backend are under way";
+    /// `localRateLimit` of the backend's TrafficPolicy.
+    RateLimited: 429 RESOURCE_EXHAUSTED Mesh Never "rate_limited" "more requests than the rate limit allows";
     OverloadMemory: 503 UNAVAILABLE Mesh Never "overload_memory" "the memory budget is spent";
     OverloadStreams: 503 UNAVAILABLE Mesh Never "overload_streams" "too many requests in flight";
     /// A retry would have been due, and the budget does not allow it (GEP-3388).

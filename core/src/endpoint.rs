@@ -1,6 +1,6 @@
 //! Endpoints of a Service port, and what is known of the workload behind each.
 
-use crate::{identity::WorkloadIdentity, service::ServiceRef};
+use crate::{backend::BackendPolicy, identity::WorkloadIdentity, service::ServiceRef};
 use serde::{Deserialize, Serialize};
 use std::{net::SocketAddr, sync::Arc};
 
@@ -25,7 +25,7 @@ pub struct Endpoint {
     pub workload: Arc<str>,
 }
 
-/// The endpoints of a Service port in the order of their addresses.
+/// The endpoints of a Service port in the order of their addresses: of both families where the Service has both.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Endpoints {
     pub service: ServiceRef,
@@ -37,4 +37,7 @@ pub struct Endpoints {
     pub http2: bool,
     /// `trafficDistribution: PreferClose` or `PreferSameZone`.
     pub prefer_zone: bool,
+    /// How they are treated.
+    #[serde(default)]
+    pub policy: BackendPolicy,
 }

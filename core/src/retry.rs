@@ -38,16 +38,17 @@ pub struct RetryPolicy {
     pub backoff: Duration,
 }
 
-/// The budget of retries to one backend from one proxy (GEP-3388): at most `percent` of the requests of the last `interval`, but `min_per_second` always.
+/// The budget of retries to one backend from one proxy (GEP-3388): at most `percent` of the requests of the last `interval`, but `floor` within each `floor_interval` always.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RetryBudget {
     pub percent: u32,
     pub interval: Duration,
-    pub min_per_second: u32,
+    pub floor: u32,
+    pub floor_interval: Duration,
 }
 impl Default for RetryBudget {
     fn default() -> Self {
-        Self { percent: 20, interval: Duration::from_secs(10), min_per_second: 10 }
+        Self { percent: 20, interval: Duration::from_secs(10), floor: 10, floor_interval: Duration::from_secs(1) }
     }
 }
 

@@ -1,6 +1,6 @@
 //! What a client dials: a port of a Service, a workload, or something outside the mesh.
 
-use crate::{endpoint::Endpoint, route::Routes};
+use crate::{backend::RequestPolicy, endpoint::Endpoint, route::Routes};
 use serde::{Deserialize, Serialize};
 use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -53,6 +53,9 @@ pub struct ServicePort {
     pub routes: Routes,
     /// `sessionAffinity: ClientIP`, with its timeout.
     pub affinity: Option<Duration>,
+    /// Timeouts and retries of requests that no route decides.
+    #[serde(default)]
+    pub requests: RequestPolicy,
     /// Addresses that reach this port (ClusterIPs of both families and so on), for `weft dump`.
     pub addresses: Vec<SocketAddr>,
 }

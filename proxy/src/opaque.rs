@@ -89,8 +89,8 @@ pub struct Up {
     load: Option<Load>,
 }
 
-/// Finds and dials the far end. `early` are the client's first bytes; they have been sent when this returns.
-pub async fn connect(w: &Rc<Worker>, dest: Dest, early: &[u8]) -> Result<Up, NoWay> {
+/// Finds and dials the far end of a connection to `original`. `early` are the client's first bytes; they have been sent when this returns.
+pub async fn connect(w: &Rc<Worker>, dest: Dest, original: SocketAddr, early: &[u8]) -> Result<Up, NoWay> {
     let label = |parent: &str, route: &str, backend: &str, mtls| TcpLabel {
         direction: "outbound",
         parent: parent.into(),
@@ -127,14 +127,18 @@ pub async fn connect(w: &Rc<Worker>, dest: Dest, early: &[u8]) -> Result<Up, NoW
                 _ => (port.service.clone(), String::new()),
             };
             let mut tried: Vec<SocketAddr> = Vec::new();
-            let affinity = port.affinity.map(|_| picker::affinity_key(&w.shared.config.pod.uid));
+            let key = || picker::affinity_key(&w.shared.config.pod.uid);
+            let affinity = port.affinity.map(|_| key());
+            let ipv6 = original.ip().to_canonical().is_ipv6();
             let mut last = None;
             loop {
                 let Some(set) = w.view.endpoints(&backend) else {
                     return Err(NoWay::NoEndpoint { service: backend.to_string().into(), all: 0 });
                 };
                 let zone = w.shared.config.pod.zone.as_deref();
-                let found = w.picker.pick(&set, zone, &tried, affinity, &mut w.rng.borrow_mut());
+                let affinity = affinity.or_else(|| set.policy.affinity.map(|_| key()));
+                let choice = picker::Choice { zone, tried: &tried, affinity, ipv6 };
+                let found = w.picker.pick(&set, choice, &mut w.rng.borrow_mut());
                 let Some(e) = found.filter(|_| tried.len() < TRIES) else {
                     let all = set.endpoints.len() as u32 + set.not_ready;
                     return Err(

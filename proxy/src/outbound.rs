@@ -91,7 +91,7 @@ pub async fn serve(w: Rc<Worker>, sock: TcpStream, place: Place, client: SocketA
         Plan::Http(dest) => must_be_http(&w, wire, client, original, dest).await,
         Plan::Opaque(dest) => {
             // nothing is waited for: servers that speak first do so at once
-            forward(&w, wire, dest, Vec::new()).await;
+            forward(&w, wire, dest, original, Vec::new()).await;
             Ok(())
         }
         Plan::Sni(port) => {
@@ -104,7 +104,7 @@ pub async fn serve(w: Rc<Worker>, sock: TcpStream, place: Place, client: SocketA
                         Gathered::Known(Kind::Tls(name)) => name,
                         _ => None,
                     };
-                    forward(&w, wire, Dest::Service(port, name), buf).await;
+                    forward(&w, wire, Dest::Service(port, name), original, buf).await;
                     Ok(())
                 }
                 Err(e) => Err(e),
@@ -190,7 +190,7 @@ async fn detect(
         Gathered::Late | Gathered::Eof => Kind::Other,
         Gathered::Silent => {
             s.detected_silent.one();
-            let mut up = match opaque::connect(w, opaque_dest(&dest), &[]).await {
+            let mut up = match opaque::connect(w, opaque_dest(&dest), original, &[]).await {
                 Ok(up) => up,
                 Err(e) => {
                     refuse(w, wire, &e);
@@ -221,15 +221,15 @@ async fn detect(
         }
         other => {
             if matches!(other, Kind::Tls(_)) { &s.detected_tls } else { &s.detected_other }.one();
-            forward(w, wire, opaque_dest(&dest), buf).await;
+            forward(w, wire, opaque_dest(&dest), original, buf).await;
         }
     }
     Ok(())
 }
 
 /// Dials and relays.
-async fn forward(w: &Rc<Worker>, wire: Wire, dest: Dest, early: Vec<u8>) {
-    match opaque::connect(w, dest, &early).await {
+async fn forward(w: &Rc<Worker>, wire: Wire, dest: Dest, original: SocketAddr, early: Vec<u8>) {
+    match opaque::connect(w, dest, original, &early).await {
         Ok(up) => {
             opaque::run(w, wire, up, early.len());
         }

@@ -145,9 +145,17 @@ impl Builder {
             protocol: self.protocol,
             routes: self.routes,
             affinity: None,
+            requests: Default::default(),
             addresses: vec![service_address()],
         };
-        let set = Endpoints { service: service(), endpoints, not_ready: 0, http2: self.http2, prefer_zone: false };
+        let set = Endpoints {
+            service: service(),
+            endpoints,
+            not_ready: 0,
+            http2: self.http2,
+            prefer_zone: false,
+            policy: Default::default(),
+        };
         let originals = [service_address(), outside_address()]
             .into_iter()
             .chain((0..self.apps.len()).map(|n| pod_address(n as u8)));

@@ -66,6 +66,7 @@ impl Provider for Index {
                 protocol: Protocol::Opaque,
                 routes: Routes::None,
                 affinity: None,
+                requests: Default::default(),
                 addresses: vec![at(SERVICE)],
             })
         })
@@ -86,6 +87,7 @@ impl Provider for Index {
                 not_ready: 0,
                 http2: false,
                 prefer_zone: false,
+                policy: Default::default(),
             })
         })
     }

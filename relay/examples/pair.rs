@@ -92,6 +92,7 @@ impl World {
             protocol: Protocol::Http,
             routes: Routes::Http(Arc::new(HttpTable::new(rules))),
             affinity: None,
+            requests: Default::default(),
             addresses: vec![],
         };
         engines[0].set_service(Arc::new(port), now);
@@ -110,6 +111,7 @@ impl World {
             not_ready: 0,
             http2: false,
             prefer_zone: false,
+            policy: Default::default(),
         };
         engines[0].set_endpoints(Arc::new(e), now);
         let wire = if h2 { Wire::Http2 } else { Wire::Http1 };

@@ -4,7 +4,7 @@
 //! forgets with a time constant of 10 s. A 502, 503 or 504 counts as no quicker than the endpoints' mean, so that failing quickly attracts nobody, and no
 //! slower than it was: whether an application that fails now and then is shunned is for outlier ejection to say. A connection that fails says nothing of
 //! latency and counts as four times the average.
-//! **Power of two choices**: two endpoints are drawn and the less loaded one is taken, which avoids both the herd that "the best" attracts and
+//! **Power of two choices** (unless a policy says RoundRobin or Random): two endpoints are drawn and the less loaded one is taken, which avoids both the herd that "the best" attracts and
 //! any work that grows with the number of endpoints. A new endpoint starts at the mean of the others: it gets its share at once and no rush.
 //!
 //! **Who may be drawn**, the first of these sets that is not empty:
@@ -21,20 +21,28 @@
 //! **Session affinity** (ClientIP): a client stays with its endpoint until it has been away for the timeout. The first choice is by rendezvous
 //! hashing, so that several workers and proxies choose alike; up to 10,000 clients are remembered, others follow the hash alone.
 //!
+//! **Families**: a Service with addresses of both has endpoints of both. A client gets those of the family that it dialled; the others only where there are none.
+//!
 //! Endpoints have ids with generations; one that leaves keeps its counters until its last request has ended.
+
+mod choose;
 
 use crate::{
     outlier::{Detector, Health, Verdict},
-    util::{Draw, FastMap, mix},
+    util::{FastMap, mix},
 };
 use smallvec::SmallVec;
 use std::{
+    cell::Cell,
     fmt,
     net::{IpAddr, SocketAddr},
     sync::Arc,
     time::{Duration, Instant},
 };
-use weft_core::endpoint::{Endpoint, Endpoints};
+use weft_core::{
+    backend::Balancing,
+    endpoint::{Endpoint, Endpoints},
+};
 
 /// Time constant of the latency average.
 const DECAY: Duration = Duration::from_secs(10);
@@ -44,11 +52,6 @@ const FLOOR: f64 = 10_000.0;
 /// within a few time constants.
 const FAILURE_FACTOR: f64 = 4.0;
 const FAILURE_MOST: f64 = 1e9;
-/// Zone preference: requests in flight and ratio of loads from which another zone is used.
-const SPILL_IN_FLIGHT: u32 = 16;
-const SPILL_RATIO: f64 = 4.0;
-/// Clients whose endpoint is remembered. A sidecar has one; an edge gateway has many.
-const AFFINITY_CLIENTS: usize = 10_000;
 
 /// Names an endpoint of one balancer. Ids of endpoints that are gone never name another one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -100,6 +103,8 @@ pub struct Choice<'a> {
     pub avoid: &'a [EndpointId],
     /// Address of the client, for session affinity.
     pub client: Option<IpAddr>,
+    /// The client dialled an IPv6 address.
+    pub ipv6: bool,
     pub now: Instant,
     pub random: u64,
 }
@@ -164,6 +169,15 @@ struct Slot {
     hash: u64,
 }
 
+/// The endpoints of one family that may be chosen.
+#[derive(Debug, Default)]
+struct Tier {
+    /// Those that are not terminating, or all terminating ones.
+    all: Vec<u32>,
+    /// The part in the own zone; empty without preference.
+    near: Vec<u32>,
+}
+
 /// Chooses endpoints of one backend.
 #[derive(Debug)]
 pub struct Balancer {
@@ -172,10 +186,11 @@ pub struct Balancer {
     slots: Vec<Slot>,
     free: Vec<u32>,
     by_address: FastMap<SocketAddr, SmallVec<[u32; 1]>>,
-    /// The tier in use: endpoints that are not terminating, or all terminating ones.
-    tier: Vec<u32>,
-    /// The part of the tier in the own zone; empty without preference.
-    near: Vec<u32>,
+    /// Of IPv4 and of IPv6 endpoints.
+    tiers: [Tier; 2],
+    balancing: Balancing,
+    /// Round robin: whose turn is next.
+    turn: Cell<usize>,
     terminating: u32,
     not_ready: u32,
     /// The application is spoken to in HTTP/2.
@@ -195,8 +210,9 @@ impl Balancer {
             slots: Vec::new(),
             free: Vec::new(),
             by_address: FastMap::default(),
-            tier: Vec::new(),
-            near: Vec::new(),
+            tiers: <[Tier; 2]>::default(),
+            balancing: Balancing::default(),
+            turn: Cell::new(0),
             terminating: 0,
             not_ready: 0,
             http2: false,
@@ -229,8 +245,11 @@ impl Balancer {
         self.http2 = endpoints.http2;
         self.not_ready = endpoints.not_ready;
         self.terminating = 0;
-        self.tier.clear();
-        self.near.clear();
+        self.balancing = endpoints.policy.balancing;
+        for t in &mut self.tiers {
+            t.all.clear();
+            t.near.clear();
+        }
         for e in &endpoints.endpoints {
             let index = match self.slot_of(e) {
                 Some(i) => {
@@ -248,15 +267,18 @@ impl Balancer {
             if e.terminating {
                 self.terminating += 1;
             } else {
-                self.tier.push(index);
+                self.tiers[usize::from(e.address.is_ipv6())].all.push(index);
             }
         }
-        if self.tier.is_empty() {
-            let listed = self.slots.iter().enumerate().filter(|(_, s)| s.listed);
-            self.tier.extend(listed.map(|(i, _)| i as u32));
-        }
-        if endpoints.prefer_zone {
-            self.near.extend(self.tier.iter().copied().filter(|i| self.slots[*i as usize].same_zone));
+        for (family, tier) in self.tiers.iter_mut().enumerate() {
+            if tier.all.is_empty() {
+                let here = |s: &Slot| s.listed && s.family() == Some(family);
+                let listed = self.slots.iter().enumerate().filter(|(_, s)| here(s));
+                tier.all.extend(listed.map(|(i, _)| i as u32));
+            }
+            if endpoints.prefer_zone {
+                tier.near.extend(tier.all.iter().copied().filter(|i| self.slots[*i as usize].same_zone));
+            }
         }
         for i in 0..self.slots.len() as u32 {
             let s = &self.slots[i as usize];
@@ -271,7 +293,7 @@ impl Balancer {
     /// # Errors
     /// There is no endpoint at all.
     pub fn pick(&mut self, c: Choice<'_>) -> Result<Attempt, Summary> {
-        let index = self.choose(c).ok_or_else(|| self.summary(c.now))?;
+        let index = self.choose(c).ok_or_else(|| self.summary_for(c.ipv6, c.now))?;
         self.in_flight += 1;
         let s = &mut self.slots[index as usize];
         s.in_flight += 1;
@@ -318,10 +340,18 @@ impl Balancer {
         ejected
     }
 
-    /// What can be said of the endpoints now, in numbers.
+    /// What can be said of all endpoints now, in numbers.
     pub fn summary(&self, now: Instant) -> Summary {
+        self.sum(None, now)
+    }
+    /// The same of those that a client of a family may get.
+    pub fn summary_for(&self, ipv6: bool, now: Instant) -> Summary {
+        let both = self.tiers.iter().all(|t| !t.all.is_empty());
+        self.sum(both.then_some(usize::from(ipv6)), now)
+    }
+    fn sum(&self, family: Option<usize>, now: Instant) -> Summary {
         let mut sum = Summary { not_ready: self.not_ready, total: self.not_ready, ..Summary::default() };
-        for s in self.slots.iter().filter(|s| s.listed) {
+        for s in self.slots.iter().filter(|s| s.listed && (family.is_none() || s.family() == family)) {
             sum.total += 1;
             let ejected = s.health.as_ref().is_some_and(|h| self.detector.is_ejected(h, now));
             match s.connect {
@@ -356,7 +386,7 @@ impl Balancer {
         self.slots.iter().filter(|s| s.listed).count()
     }
     pub fn is_empty(&self) -> bool {
-        self.tier.is_empty()
+        self.tiers.iter().all(|t| t.all.is_empty())
     }
     /// Attempts that have not been finished, of endpoints that are gone too.
     pub fn in_flight(&self) -> u64 {
@@ -366,139 +396,6 @@ impl Balancer {
     pub fn endpoint(&self, id: EndpointId) -> Option<&Arc<Endpoint>> {
         let s = self.slots.get(id.index as usize).filter(|s| s.generation == id.generation)?;
         s.endpoint.as_ref()
-    }
-
-    fn choose(&mut self, c: Choice<'_>) -> Option<u32> {
-        match self.tier.len() {
-            0 => return None,
-            1 => return Some(self.tier[0]),
-            _ => {}
-        }
-        let ejections = self.detector.any_ejected(c.now);
-        if let (Some(timeout), Some(client)) = (self.affinity, c.client) {
-            return self.choose_for(client, timeout, ejections, c);
-        }
-        let mut draw = Draw(c.random);
-        let tried = |i: u32| c.avoid.iter().any(|a| a.index == i && a.generation == self.slots[i as usize].generation);
-        let ejected = |i: u32| ejections && self.ejected(i, c.now);
-        if !self.near.is_empty() {
-            let healthy = if ejections { self.near.iter().filter(|i| !ejected(**i)).count() } else { self.near.len() };
-            if healthy * 2 >= self.near.len()
-                && let Some(near) = self.two(&self.near, &mut draw, c.now, |i| !tried(i) && !ejected(i))
-            {
-                let s = &self.slots[near as usize];
-                if s.in_flight >= SPILL_IN_FLIGHT {
-                    let far = self.two(&self.tier, &mut draw, c.now, |i| {
-                        !self.slots[i as usize].same_zone && !tried(i) && !ejected(i)
-                    });
-                    if let Some(far) = far.filter(|f| self.spills(near, *f, c.now)) {
-                        return Some(far);
-                    }
-                }
-                return Some(near);
-            }
-        }
-        let tier = &self.tier;
-        self.two(tier, &mut draw, c.now, |i| !tried(i) && !ejected(i))
-            .or_else(|| self.two(tier, &mut draw, c.now, |i| !tried(i)))
-            .or_else(|| self.two(tier, &mut draw, c.now, |i| !ejected(i)))
-            .or_else(|| self.two(tier, &mut draw, c.now, |_| true))
-    }
-
-    /// An endpoint of the own zone is so loaded that one of another zone is better. Latencies from elsewhere are old when the zone is preferred,
-    /// and an average that nobody renews decays: they count against the other endpoint only.
-    fn spills(&self, near: u32, far: u32, now: Instant) -> bool {
-        let (near, far) = (&self.slots[near as usize], &self.slots[far as usize]);
-        let average = near.average_at(now).max(FLOOR);
-        let other = far.average_at(now).max(average) * f64::from(far.in_flight + 1);
-        average * f64::from(near.in_flight + 1) > SPILL_RATIO * other
-    }
-
-    /// The less loaded of two different endpoints drawn from those of `set` that may be used.
-    fn two(&self, set: &[u32], draw: &mut Draw, now: Instant, may: impl Fn(u32) -> bool) -> Option<u32> {
-        let n = set.len();
-        if n == 0 {
-            return None;
-        }
-        let mut first = None;
-        // blind draws succeed at once unless many are excluded
-        for _ in 0..4 {
-            let i = set[draw.below(n)];
-            if first == Some(i) || !may(i) {
-                continue;
-            }
-            match first {
-                None => first = Some(i),
-                Some(f) => return Some(self.better(f, i, now)),
-            }
-        }
-        // a uniform pair by one pass over all
-        let mut pair = [None, None];
-        for (seen, i) in set.iter().copied().filter(|i| may(*i)).enumerate() {
-            let place = draw.below(seen + 1);
-            if place == 0 {
-                pair = [Some(i), pair[0]];
-            } else if place == 1 || pair[1].is_none() {
-                pair[1] = Some(i);
-            }
-        }
-        match pair {
-            [Some(a), Some(b)] => Some(self.better(a, b, now)),
-            [a, _] => a,
-        }
-    }
-
-    fn better(&self, a: u32, b: u32, now: Instant) -> u32 {
-        if self.slots[b as usize].load(now) < self.slots[a as usize].load(now) { b } else { a }
-    }
-
-    fn ejected(&self, i: u32, now: Instant) -> bool {
-        self.slots[i as usize].health.as_ref().is_some_and(|h| self.detector.is_ejected(h, now))
-    }
-
-    /// The endpoint of a client: the one that it has, or by rendezvous.
-    fn choose_for(&mut self, client: IpAddr, timeout: Duration, ejections: bool, c: Choice<'_>) -> Option<u32> {
-        let usable = |s: &Self, i: u32| {
-            let tried = c.avoid.iter().any(|a| a.index == i && a.generation == s.slots[i as usize].generation);
-            let ejected = ejections && s.ejected(i, c.now);
-            !tried && !ejected
-        };
-        let kept = self.clients.get(&client).copied().filter(|(id, last)| {
-            let s = &self.slots[id.index as usize];
-            let stays = s.generation == id.generation && self.tier.contains(&id.index);
-            stays && c.now.saturating_duration_since(*last) < timeout
-        });
-        if let Some((id, _)) = kept
-            && usable(self, id.index)
-        {
-            self.clients.insert(client, (id, c.now));
-            return Some(id.index);
-        }
-        let key = match client {
-            IpAddr::V4(a) => mix(u64::from(a.to_bits())),
-            IpAddr::V6(a) => mix(a.to_bits() as u64 ^ mix((a.to_bits() >> 64) as u64)),
-        };
-        let score = |i: &u32| mix(self.slots[*i as usize].hash ^ key);
-        let best = self.tier.iter().copied().filter(|i| usable(self, *i)).max_by_key(score);
-        let index = best.or_else(|| self.tier.iter().copied().max_by_key(score))?;
-        // a detour around an ejected endpoint does not end the affinity to it
-        if kept.is_none() && self.room_for_client(client, timeout, c.now) {
-            self.clients
-                .insert(client, (EndpointId { index, generation: self.slots[index as usize].generation }, c.now));
-        }
-        Some(index)
-    }
-
-    fn room_for_client(&mut self, client: IpAddr, timeout: Duration, now: Instant) -> bool {
-        if self.clients.len() < AFFINITY_CLIENTS || self.clients.contains_key(&client) {
-            return true;
-        }
-        // a sweep costs as much as the table is big: once a second at most
-        if now.saturating_duration_since(self.swept) >= Duration::from_secs(1) {
-            self.swept = now;
-            self.clients.retain(|_, (_, last)| now.saturating_duration_since(*last) < timeout);
-        }
-        self.clients.len() < AFFINITY_CLIENTS
     }
 
     fn mean(&self, now: Instant) -> f64 {
@@ -559,6 +456,10 @@ fn hash_address(a: SocketAddr) -> u64 {
 }
 
 impl Slot {
+    /// Place in `Balancer::tiers`.
+    fn family(&self) -> Option<usize> {
+        self.endpoint.as_ref().map(|e| usize::from(e.address.is_ipv6()))
+    }
     fn average_at(&self, now: Instant) -> f64 {
         self.average * (-(now.saturating_duration_since(self.at).as_secs_f64() / DECAY.as_secs_f64())).exp()
     }

@@ -1,4 +1,4 @@
-use super::*;
+use super::{choose::AFFINITY_CLIENTS, *};
 use crate::outlier::OutlierConfig;
 use rand::{Rng, SeedableRng, rngs::SmallRng};
 use weft_core::service::ServiceRef;
@@ -18,7 +18,7 @@ fn endpoint(n: u8, zone: &str, terminating: bool) -> Arc<Endpoint> {
 }
 fn list(endpoints: Vec<Arc<Endpoint>>, prefer_zone: bool) -> Endpoints {
     let service = ServiceRef { namespace: "shop".into(), name: "cart".into(), port: 80 };
-    Endpoints { service, endpoints, not_ready: 0, http2: false, prefer_zone }
+    Endpoints { service, endpoints, not_ready: 0, http2: false, prefer_zone, policy: Default::default() }
 }
 struct Bed {
     b: Balancer,
@@ -33,7 +33,7 @@ impl Bed {
         Self { b, t, rng: SmallRng::seed_from_u64(1) }
     }
     fn try_pick(&mut self, avoid: &[EndpointId], client: Option<IpAddr>) -> Result<Attempt, Summary> {
-        self.b.pick(Choice { avoid, client, now: self.t, random: self.rng.random() })
+        self.b.pick(Choice { avoid, client, ipv6: false, now: self.t, random: self.rng.random() })
     }
     fn pick(&mut self) -> Attempt {
         self.try_pick(&[], None).unwrap()

@@ -1,9 +1,9 @@
 //! Retry budgets (GEP-3388): of the requests to one backend in the last interval, at most a percentage may be followed by a retry, but a few per
-//! second always may.
+//! time always may.
 //!
 //! Process-wide: one [`Budget`] for each backend, shared by the workers, without locks. The interval slides in ten steps; a step's
-//! counter is one atomic word that carries the step's number, so nobody has to clear it in time. The floor is counted on its own over about a
-//! second and applies only when the percentage does not already allow more: with every endpoint failing, the load on the backend is
+//! counter is one atomic word that carries the step's number, so nobody has to clear it in time. The floor is counted on its own over its
+//! interval and applies only when the percentage does not already allow more: with every endpoint failing, the load on the backend is
 //! `100 % + percent` of the clients' load, never the sum of both allowances.
 
 use crate::util::FastMap;
@@ -59,9 +59,11 @@ pub struct Budget {
     /// Milliseconds of one step.
     step: AtomicU64,
     floor: AtomicU32,
+    /// Milliseconds of one step of the floor's interval.
+    floor_step: AtomicU64,
     requests: Window,
     retries: Window,
-    /// Retries in steps of 100 ms, for the floor.
+    /// Retries in steps of a tenth of the floor's interval.
     recent: Window,
     refused: AtomicU64,
 }
@@ -74,6 +76,7 @@ impl Budget {
             percent: AtomicU32::new(0),
             step: AtomicU64::new(1),
             floor: AtomicU32::new(0),
+            floor_step: AtomicU64::new(1),
             requests: Window::default(),
             retries: Window::default(),
             recent: Window::default(),
@@ -86,9 +89,14 @@ impl Budget {
     /// Takes over another configuration. When the interval changes, counting starts anew.
     pub fn configure(&self, config: RetryBudget) {
         self.percent.store(config.percent, Relaxed);
-        self.floor.store(config.min_per_second, Relaxed);
+        self.floor.store(config.floor, Relaxed);
+        let of = |interval: std::time::Duration| (interval.as_millis() as u64 / STEPS as u64).clamp(1, 360_000);
+        let floor_step = of(config.floor_interval);
+        if self.floor_step.swap(floor_step, Relaxed) != floor_step {
+            self.recent.clear();
+        }
         // steps of 1 ms at least; at most an hour in all, far beyond the API's own bound
-        let step = (config.interval.as_millis() as u64 / STEPS as u64).clamp(1, 360_000);
+        let step = of(config.interval);
         if self.step.swap(step, Relaxed) != step {
             self.requests.clear();
             self.retries.clear();
@@ -106,11 +114,11 @@ impl Budget {
         let ms = self.ms(now);
         let step = ms / self.step.load(Relaxed);
         let allowed = self.requests.sum(step) * u64::from(self.percent.load(Relaxed)) / 100;
-        let within =
-            self.retries.sum(step) < allowed || self.recent.sum(ms / 100) < u64::from(self.floor.load(Relaxed));
+        let recent = ms / self.floor_step.load(Relaxed);
+        let within = self.retries.sum(step) < allowed || self.recent.sum(recent) < u64::from(self.floor.load(Relaxed));
         if within {
             self.retries.add(step);
-            self.recent.add(ms / 100);
+            self.recent.add(recent);
         } else {
             self.refused.fetch_add(1, Relaxed);
         }

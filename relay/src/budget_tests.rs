@@ -8,7 +8,10 @@ fn ms(n: u64) -> Duration {
 #[test]
 fn a_share_of_the_requests_of_the_interval() {
     let t = Instant::now();
-    let b = Budget::new(RetryBudget { percent: 20, interval: Duration::from_secs(10), min_per_second: 0 }, t);
+    let b = Budget::new(
+        RetryBudget { percent: 20, interval: Duration::from_secs(10), floor: 0, ..RetryBudget::default() },
+        t,
+    );
     assert!(!b.try_retry(t));
     for _ in 0..100 {
         b.request(t);
@@ -32,10 +35,13 @@ fn a_few_per_second_always() {
 #[test]
 fn another_configuration_counts_at_once() {
     let t = Instant::now();
-    let b = Budget::new(RetryBudget { percent: 100, interval: Duration::from_secs(1), min_per_second: 0 }, t);
+    let b = Budget::new(
+        RetryBudget { percent: 100, interval: Duration::from_secs(1), floor: 0, ..RetryBudget::default() },
+        t,
+    );
     let t = t + Duration::from_secs(3_600);
     b.request(t);
-    b.configure(RetryBudget { percent: 50, interval: Duration::from_secs(100), min_per_second: 0 });
+    b.configure(RetryBudget { percent: 50, interval: Duration::from_secs(100), floor: 0, ..RetryBudget::default() });
     assert!(!b.try_retry(t));
     b.request(t);
     b.request(t);
@@ -85,7 +91,10 @@ fn row_39_amplification_is_at_most_a_fifth() {
 #[test]
 fn threads_share_it() {
     let t = Instant::now();
-    let b = Budget::new(RetryBudget { percent: 20, interval: Duration::from_secs(10), min_per_second: 0 }, t);
+    let b = Budget::new(
+        RetryBudget { percent: 20, interval: Duration::from_secs(10), floor: 0, ..RetryBudget::default() },
+        t,
+    );
     std::thread::scope(|s| {
         for _ in 0..4 {
             s.spawn(|| (0..10_000).for_each(|_| b.request(t)));

@@ -68,6 +68,8 @@ pub(crate) struct Down {
     pub wire: Wire,
     pub client: SocketAddr,
     pub original: SocketAddr,
+    /// `original` is an IPv6 address.
+    pub dialled_ipv6: bool,
     /// Whose counters these are when no route decides; of a Service: nobody's.
     pub series: Arc<Series>,
     pub parent: ServiceRef,
@@ -92,7 +94,15 @@ impl Down {
             Meaning::Service(_) => shard.overflow().clone(),
             _ => shard.series(&SeriesKey { parent: parent.clone(), route: None, rule: 0, backend: None }),
         };
-        Down { meaning, wire: accept.wire, client: accept.client, original: accept.original, series, parent }
+        Down {
+            meaning,
+            wire: accept.wire,
+            client: accept.client,
+            original: accept.original,
+            dialled_ipv6: accept.original.ip().to_canonical().is_ipv6(),
+            series,
+            parent,
+        }
     }
     pub fn inbound(&self) -> bool {
         matches!(self.meaning, Meaning::App { .. })

@@ -25,12 +25,13 @@ mod turn;
 mod upstream;
 
 use crate::{
+    admit::{AllLimits, Limits, Permit},
     api::{Accept, CloseHow, Command, ConnKey, DialError, EngineConfig, Wire},
     balance::Balancer,
     budget::{Budget, Budgets},
     conn::{Codec, Conn, Down, ExKey, Meaning, Phase, Role, Token},
     credit::{CreditBudget, Ledger},
-    outlier::{Detectors, OutlierConfig},
+    outlier::{Detector, Detectors, OutlierConfig},
     pool::Pool,
     replay::{ReplayBudget, ReplayPool},
     stats::{Registry, Series, Shard, Totals},
@@ -44,6 +45,8 @@ use state::Exchange;
 use std::{collections::VecDeque, rc::Rc, sync::Arc, time::Instant};
 use timers::Timer;
 use weft_core::{
+    backend::{BackendPolicy, RequestPolicy},
+    cause::{Cause, Kind},
     endpoint::Endpoints,
     policy::{InboundPolicy, MeshTlsMode},
     service::{ServicePort, ServiceRef},
@@ -56,6 +59,7 @@ pub struct Shared {
     pub registry: Arc<Registry>,
     pub budgets: Budgets,
     pub detectors: Detectors,
+    pub limits: AllLimits,
     pub replay: Arc<ReplayBudget>,
     pub credit: Arc<CreditBudget>,
 }
@@ -66,6 +70,7 @@ impl Shared {
             registry: Registry::new(),
             budgets: Budgets::new(now),
             detectors: Detectors::new(OutlierConfig::default(), now),
+            limits: AllLimits::new(now),
             replay: Arc::default(),
             credit: Arc::new(CreditBudget::of_memory(memory)),
         })
@@ -77,15 +82,40 @@ pub(crate) struct Cluster {
     service: ServiceRef,
     balancer: Balancer,
     budget: Arc<Budget>,
+    detector: Arc<Detector>,
+    limits: Arc<Limits>,
+    /// What the endpoints came with.
+    policy: BackendPolicy,
     /// Exchanges that point here.
     users: u32,
     /// Discovery has told endpoints, and not taken them back.
     told: bool,
 }
 
+impl Cluster {
+    /// Whether the backend's policy has room for one more request.
+    fn admit(&self, now: Instant) -> Result<Option<Permit>, Cause> {
+        if let Some(rate) = &self.policy.rate
+            && !self.limits.take(now)
+        {
+            return Err(Cause::with(
+                Kind::RateLimited,
+                format!("{}: {} in {:?}", self.service, rate.requests, rate.interval),
+            ));
+        }
+        let Some(most) = self.policy.limits.requests else { return Ok(None) };
+        match self.limits.request(most) {
+            Some(permit) => Ok(Some(permit)),
+            None => Err(Cause::with(Kind::OverloadRequests, format!("{}: {most}", self.service))),
+        }
+    }
+}
+
 /// A Service port with the series of its rules.
 struct Service {
     port: Arc<ServicePort>,
+    /// Of requests that no route decides, where there is anything to say.
+    requests: Option<Arc<RequestPolicy>>,
     /// By the rule's address (the rule lives as long as `port`; 0: none) and the backend's cluster (`u32::MAX`: answered here).
     series: FastMap<(usize, u32), Arc<Series>>,
 }
@@ -194,18 +224,26 @@ impl Engine {
     /// A Service port as discovery knows it now. Running exchanges keep what they decided.
     pub fn set_service(&mut self, service: Arc<ServicePort>, now: Instant) {
         self.now = now;
-        let affinity = service.affinity;
-        let cluster = self.cluster(&service.service);
-        self.clusters[cluster as usize].balancer.set_affinity(affinity);
-        self.services.insert(service.service.clone(), Service { port: service, series: FastMap::default() });
+        let at = self.cluster(&service.service);
+        let cluster = &mut self.clusters[at as usize];
+        cluster.balancer.set_affinity(service.affinity.or(cluster.policy.affinity));
+        let requests = (service.requests != RequestPolicy::default()).then(|| Arc::new(service.requests.clone()));
+        self.services.insert(service.service.clone(), Service { port: service, requests, series: FastMap::default() });
     }
     /// Endpoints of a Service port. Those that have left take no new streams; running ones go on.
     pub fn set_endpoints(&mut self, endpoints: Arc<Endpoints>, now: Instant) {
         self.now = now;
         let at = self.cluster(&endpoints.service) as usize;
         let before: Vec<_> = self.clusters[at].balancer.states(now).into_iter().map(|s| s.endpoint).collect();
+        let affinity = self.services.get(&endpoints.service).and_then(|s| s.port.affinity);
         let cluster = &mut self.clusters[at];
         cluster.told = true;
+        cluster.policy = endpoints.policy;
+        cluster.balancer.set_affinity(affinity.or(cluster.policy.affinity));
+        // other workers do the same with the same
+        cluster.budget.configure(cluster.policy.budget);
+        cluster.detector.configure(self.shared.detectors.config(&cluster.policy.outlier));
+        cluster.limits.configure(&cluster.policy);
         cluster.balancer.update(&endpoints, now);
         let same = |a: &weft_core::endpoint::Endpoint, b: &weft_core::endpoint::Endpoint| {
             a.address == b.address && a.mesh == b.mesh
@@ -229,6 +267,7 @@ impl Engine {
             not_ready: 0,
             http2: false,
             prefer_zone: false,
+            policy: BackendPolicy::default(),
         };
         self.set_endpoints(Arc::new(none), now);
         self.clusters[at as usize].told = false;
@@ -246,11 +285,20 @@ impl Engine {
         if let Some(at) = self.cluster_of.get(service) {
             return *at;
         }
-        let mut balancer = Balancer::new(self.shared.detectors.of(service), self.config.zone.clone(), self.now);
+        let detector = self.shared.detectors.of(service);
+        let mut balancer = Balancer::new(detector.clone(), self.config.zone.clone(), self.now);
         balancer.set_affinity(self.services.get(service).and_then(|s| s.port.affinity));
-        let budget = self.shared.budgets.of(service);
-        let at =
-            self.clusters.insert(Cluster { service: service.clone(), balancer, budget, users: 0, told: false }) as u32;
+        let cluster = Cluster {
+            service: service.clone(),
+            balancer,
+            budget: self.shared.budgets.of(service),
+            detector,
+            limits: self.shared.limits.of(service),
+            policy: BackendPolicy::default(),
+            users: 0,
+            told: false,
+        };
+        let at = self.clusters.insert(cluster) as u32;
         self.cluster_of.insert(service.clone(), at);
         at
     }

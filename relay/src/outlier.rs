@@ -26,7 +26,7 @@ use std::{
     },
     time::{Duration, Instant},
 };
-use weft_core::{endpoint::Endpoint, service::ServiceRef};
+use weft_core::{backend::Outlier, endpoint::Endpoint, service::ServiceRef};
 
 /// When endpoints are ejected, and for how long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,6 +56,24 @@ impl Default for OutlierConfig {
     }
 }
 
+impl OutlierConfig {
+    /// With what a policy says.
+    pub fn with(self, policy: &Outlier) -> Self {
+        let mut c = self;
+        if let Some(n) = policy.consecutive_failures {
+            (c.consecutive_gateway, c.consecutive_5xx) = (n, n);
+            if n <= 1 {
+                // a streak of one has no length
+                c.streak = Duration::ZERO;
+            }
+        }
+        c.base = policy.base_ejection.unwrap_or(c.base);
+        c.max = c.max.max(c.base);
+        c.max_percent = policy.max_percent.unwrap_or(c.max_percent);
+        c
+    }
+}
+
 /// What a request's end says of its endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
@@ -81,12 +99,15 @@ pub struct Health {
     /// Written under the detector's lock only.
     level: AtomicU32,
     last: AtomicU64,
+    /// A Service of both families has each pod twice: the share that may be ejected is that of a family.
+    ipv6: bool,
 }
 
 /// Ejects the endpoints of one backend.
 #[derive(Debug)]
 pub struct Detector {
-    config: OutlierConfig,
+    /// Read for failures only.
+    config: Mutex<OutlierConfig>,
     origin: Instant,
     /// The endpoints that some worker still knows.
     members: Mutex<FastMap<Member, Weak<Health>>>,
@@ -101,7 +122,21 @@ type Member = (SocketAddr, Option<Arc<str>>);
 impl Detector {
     /// `origin`: any time not after the first result.
     pub fn new(config: OutlierConfig, origin: Instant) -> Self {
-        Self { config, origin, members: Mutex::default(), ejections: AtomicU64::new(0), latest: AtomicU64::new(0) }
+        Self {
+            config: Mutex::new(config),
+            origin,
+            members: Mutex::default(),
+            ejections: AtomicU64::new(0),
+            latest: AtomicU64::new(0),
+        }
+    }
+
+    /// Takes over another configuration. Streaks and ejections under way stay.
+    pub fn configure(&self, config: OutlierConfig) {
+        *self.config.lock().unwrap_or_else(PoisonError::into_inner) = config;
+    }
+    fn config(&self) -> OutlierConfig {
+        *self.config.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The health of an endpoint, shared with whoever asked before and still holds it.
@@ -120,6 +155,7 @@ impl Detector {
             probation: AtomicU32::new(0),
             level: AtomicU32::new(0),
             last: AtomicU64::new(0),
+            ipv6: endpoint.address.is_ipv6(),
         });
         members.insert(member, Arc::downgrade(&h));
         h
@@ -159,7 +195,7 @@ impl Detector {
             }
             since => since - 1,
         };
-        let c = &self.config;
+        let c = self.config();
         let reached = (c.consecutive_gateway > 0 && gateway >= c.consecutive_gateway)
             || (c.consecutive_5xx > 0 && any >= c.consecutive_5xx);
         let lasted = ms - since.min(ms) >= c.streak.as_millis() as u64;
@@ -174,9 +210,11 @@ impl Detector {
             return None;
         }
         members.retain(|_, h| h.strong_count() > 0);
-        let ejected = members.values().filter_map(Weak::upgrade).filter(|h| h.until.load(Relaxed) > now).count();
-        let total = members.len();
-        let most = (total * self.config.max_percent as usize).div_ceil(100).min(total.saturating_sub(1));
+        let config = self.config();
+        let family = || members.values().filter_map(Weak::upgrade).filter(|h| h.ipv6 == health.ipv6);
+        let ejected = family().filter(|h| h.until.load(Relaxed) > now).count();
+        let total = family().count();
+        let most = (total * config.max_percent as usize).div_ceil(100).min(total.saturating_sub(1));
         if ejected >= most {
             return None;
         }
@@ -185,7 +223,7 @@ impl Detector {
         if let Some(periods) = (now - until.min(now)).checked_div(last) {
             level = level.saturating_sub(u32::try_from(periods).unwrap_or(u32::MAX));
         }
-        let (base, max) = (self.config.base.as_millis() as u64, self.config.max.as_millis() as u64);
+        let (base, max) = (config.base.as_millis() as u64, config.max.as_millis() as u64);
         let plain = base.saturating_mul(1 << level.min(30)).min(max);
         let time = plain + ((u128::from(random) * u128::from(plain / 4)) >> 64) as u64;
         health.level.store(level + 1, Relaxed);
@@ -237,6 +275,10 @@ pub struct Detectors {
 impl Detectors {
     pub fn new(config: OutlierConfig, origin: Instant) -> Self {
         Self { origin, config, by_service: Mutex::default() }
+    }
+    /// The configuration of a backend with this policy.
+    pub fn config(&self, policy: &Outlier) -> OutlierConfig {
+        self.config.with(policy)
     }
     /// The detector of a backend. Asked once when a worker learns of it, not for each request.
     pub fn of(&self, service: &ServiceRef) -> Arc<Detector> {

@@ -160,6 +160,8 @@ struct Group<W> {
     /// Idle HTTP/1 connections, longest idle first.
     idle: VecDeque<u32>,
     waiters: VecDeque<Waiter<W>>,
+    /// Connections that the last exchange's policy allows.
+    most: usize,
     /// When the last dial for more room failed: not tried again at once by every request.
     failed: Option<Instant>,
 }
@@ -198,11 +200,26 @@ impl<C: Copy + Eq + Hash, W: Copy> Pool<C, W> {
     /// # Errors
     /// [`Overload`] when the queue is full; nothing is held then.
     pub fn acquire(&mut self, key: &PoolKey, now: Instant, waiter: W) -> Result<Acquire<C>, Overload> {
+        self.acquire_within(key, None, now, waiter)
+    }
+
+    /// The same with at most so many connections for the key, if that is fewer than the pool's own bound. Ones that are open already stay.
+    ///
+    /// # Errors
+    /// As [`Pool::acquire`].
+    pub fn acquire_within(
+        &mut self,
+        key: &PoolKey,
+        most: Option<u32>,
+        now: Instant,
+        waiter: W,
+    ) -> Result<Acquire<C>, Overload> {
         let id = match self.by_key.get(key) {
             Some(id) => *id,
             None => self.make_group(key),
         };
         let group = &mut self.groups[id as usize];
+        group.most = most.map_or(usize::MAX, |n| n.max(1) as usize);
         // whoever came first is served first
         if group.waiters.is_empty() {
             if let Some(at) = group.idle.pop_back() {
@@ -246,7 +263,7 @@ impl<C: Copy + Eq + Hash, W: Copy> Pool<C, W> {
         let group = self.groups.get(id.0 as usize)?;
         let wanted = if group.key.wire == Wire::Http1 {
             // each waiter has a dial of its own, though another's may serve it
-            group.waiters.len() > group.dialing && group.live < self.config.http1_per_key
+            group.waiters.len() > group.dialing && group.live < self.config.http1_per_key.min(group.most)
         } else if group.live == 0 {
             !group.waiters.is_empty()
         } else {
@@ -255,7 +272,10 @@ impl<C: Copy + Eq + Hash, W: Copy> Pool<C, W> {
                 c.nearly_full() || c.stalled(now, self.config.stall)
             };
             let paused = group.failed.is_some_and(|t| now.saturating_duration_since(t) < FURTHER_DIAL_PAUSE);
-            group.dialing == 0 && group.live < self.config.shared_per_key && !paused && group.shared.iter().all(crowded)
+            group.dialing == 0
+                && group.live < self.config.shared_per_key.min(group.most)
+                && !paused
+                && group.shared.iter().all(crowded)
         };
         wanted.then_some(id)
     }
@@ -481,6 +501,7 @@ impl<C: Copy + Eq + Hash, W: Copy> Pool<C, W> {
             shared: SmallVec::new(),
             idle: VecDeque::new(),
             waiters: VecDeque::new(),
+            most: usize::MAX,
             failed: None,
         };
         let id = u32::try_from(self.groups.insert(group)).expect("keys are bounded by connections and waiters");

@@ -361,9 +361,16 @@ fn policies() {
         "policy-target spec.targetRefs[0].sectionName",
     );
     one(
-        &(shop() + &traffic("group: '', kind: Service, name: orders", "localRateLimit: {requests: 1, interval: 1s}")),
+        &(shop()
+            + &http("r", "[{backendRefs: [{name: orders, port: 80}]}]")
+            + &traffic(
+                "group: gateway.networking.k8s.io, kind: HTTPRoute, name: r",
+                "retry: {}, localRateLimit: {requests: 1, interval: 1s}",
+            )),
         "policy-unsupported spec.localRateLimit",
     );
+    let twice = traffic("group: '', kind: Service, name: orders", "localRateLimit: {requests: 1, interval: 1s}");
+    one(&(shop() + &twice + &twice.replace("name: t}", "name: u}")), "policy-conflict spec.targetRefs[0]");
 }
 
 #[test]
@@ -407,9 +414,9 @@ fn every_code_is_documented() {
 }
 
 #[test]
-fn budgets_that_nothing_enforces() {
-    let policy = "---\napiVersion: gateway.networking.x-k8s.io/v1alpha1\nkind: XBackendTrafficPolicy\nmetadata: {namespace: shop, name: b}\nspec: {targetRefs: [{group: '', kind: Service, name: orders}], retryConstraint: {budget: {percent: 10}}}\n";
-    one(&(shop() + policy), "policy-unsupported spec.retryConstraint");
+fn sessions_that_nothing_keeps() {
+    let policy = "---\napiVersion: gateway.networking.x-k8s.io/v1alpha1\nkind: XBackendTrafficPolicy\nmetadata: {namespace: shop, name: b}\nspec: {targetRefs: [{group: '', kind: Service, name: orders}], retryConstraint: {budget: {percent: 10}}, sessionPersistence: {}}\n";
+    one(&(shop() + policy), "policy-unsupported spec.sessionPersistence");
 }
 
 #[test]

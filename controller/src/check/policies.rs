@@ -2,10 +2,12 @@
 
 use super::Check;
 use crate::{
+    convert::Effect,
     facts::label_selector_picks,
     finding::Severity::{Error, Info, Warning},
     object::{Kind, Object, ObjectKey, Stored},
     source::suggest,
+    status::policy::{self, sections_of},
 };
 use weft_api::weft::{MeshTLSMode, MeshTLSPolicy, TrafficPolicy};
 
@@ -19,26 +21,7 @@ impl Check<'_> {
                     for (i, t) in p.spec.target_refs.iter().enumerate() {
                         self.target(stored, i, &t.group, &t.kind, &t.name, &["Service"]);
                     }
-                    if p.spec.retry_constraint.is_some() {
-                        self.say(
-                            Warning,
-                            "policy-unsupported",
-                            stored,
-                            "spec.retryConstraint",
-                            "is not enforced yet: the proxies' own budget applies (20 % and 10 retries/s)",
-                            "remove it",
-                        );
-                    }
-                    if p.spec.session_persistence.is_some() {
-                        self.say(
-                            Warning,
-                            "policy-unsupported",
-                            stored,
-                            "spec.sessionPersistence",
-                            "is not supported and has no effect",
-                            "remove it",
-                        );
-                    }
+                    self.standing(stored);
                 }
                 Object::BackendTLSPolicy(_) => {
                     self.say(
@@ -187,23 +170,9 @@ impl Check<'_> {
             let there = self.target(stored, i, &t.group, &t.kind, &t.name, &["Service", "HTTPRoute", "GRPCRoute"]);
             let Some(section) = t.section_name.as_deref().filter(|_| there) else { continue };
             let namespace = stored.object.key().name.namespace;
-            let found = |kind| self.index.get(&ObjectKey::new(kind, &namespace, &t.name)).map(|s| s.object.clone());
-            let sections: Vec<String> = match t.kind.as_str() {
-                "HTTPRoute" => match found(Kind::HTTPRoute) {
-                    Some(Object::HTTPRoute(r)) => r.spec.rules.iter().filter_map(|r| r.name.clone()).collect(),
-                    _ => Vec::new(),
-                },
-                "GRPCRoute" => match found(Kind::GRPCRoute) {
-                    Some(Object::GRPCRoute(r)) => r.spec.rules.iter().filter_map(|r| r.name.clone()).collect(),
-                    _ => Vec::new(),
-                },
-                _ => match found(Kind::Service) {
-                    Some(Object::Service(s)) => {
-                        s.spec.iter().flat_map(|s| s.ports.iter().flatten()).filter_map(|p| p.name.clone()).collect()
-                    }
-                    _ => Vec::new(),
-                },
-            };
+            let target = Kind::ALL.iter().find(|k| k.as_str() == t.kind);
+            let target = target.and_then(|k| self.index.get(&ObjectKey::new(*k, &namespace, &t.name)));
+            let sections = target.map(|s| sections_of(&s.object)).unwrap_or_default();
             if !sections.iter().any(|s| s == section) {
                 let fix = suggest::nearest(section, sections.iter().map(String::as_str))
                     .map_or_else(|| format!("one of {}", sections.join(", ")), |m| format!("did you mean {m}?"));
@@ -217,23 +186,23 @@ impl Check<'_> {
                 );
             }
         }
-        let s = &p.spec;
-        let unsupported = [
-            ("retryConstraint", s.retry_constraint.is_some()),
-            ("outlierDetection", s.outlier_detection.is_some()),
-            ("loadBalancing", s.load_balancing.is_some()),
-            ("connectionLimits", s.connection_limits.is_some()),
-            ("localRateLimit", s.local_rate_limit.is_some()),
-        ];
-        for (field, _) in unsupported.into_iter().filter(|(_, set)| *set) {
-            self.say(
-                Warning,
-                "policy-unsupported",
-                stored,
-                &format!("spec.{field}"),
-                "is not enforced yet: the proxies' own defaults apply",
-                "remove it",
-            );
+        self.standing(stored);
+    }
+
+    /// Conflicts with other policies, and what has no effect where it stands.
+    fn standing(&mut self, stored: &Stored) {
+        let Some(report) = policy::report(self.index, stored) else { return };
+        for p in report.ancestors.iter().flat_map(|a| &a.problems) {
+            let code = match p.effect {
+                Effect::Ignored | Effect::Reference("Invalid") => "policy-unsupported",
+                Effect::Reference("Conflicted") => "policy-conflict",
+                // told already
+                _ => continue,
+            };
+            // a wrong kind or group is a wrong target
+            if !p.field.ends_with(".kind") && !p.field.ends_with(".group") {
+                self.say(Warning, code, stored, &p.field, p.message.clone(), p.fix.clone());
+            }
         }
     }
 }

@@ -6,12 +6,12 @@
 mod backend;
 mod filter;
 pub mod http;
-mod policy;
+pub mod policy;
 mod stream;
 
 pub use backend::{BackendProblem, resolve};
 pub use http::{RuleSource, convert_rules};
-pub use policy::{TrafficSettings, budget};
+pub use policy::{ONLY_FOR_SERVICES, Standing, TrafficSettings, fields as policy_fields, standings};
 pub use stream::convert_stream;
 
 use crate::index::Index;

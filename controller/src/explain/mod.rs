@@ -21,10 +21,11 @@ use crate::{
 use ask::{Asked, Head};
 use std::{cmp::Ordering, collections::BTreeSet, path::PathBuf, sync::Arc, time::Instant};
 use weft_core::{
+    backend::RequestPolicy,
     matches::{PathRank, Rank},
     path::RequestPath,
     policy::MeshTlsMode,
-    retry::{BACKOFF_CAP, RetryPolicy, UNPROCESSED_RETRIES},
+    retry::{BACKOFF_CAP, RetryPolicy, Timeouts, UNPROCESSED_RETRIES},
     route::{BackendRef, Routes, Rule, Step, StreamRule, WeightedBackend},
     service::{Protocol, ServicePort, ServiceRef, Target},
 };
@@ -152,6 +153,9 @@ fn of_service(index: &Index, asked: &Asked, service: &ServiceRef, question: &Que
             out.outcome =
                 Outcome { status: None, text: format!("no route applies: forwarded to an endpoint of {service}") };
             out.backends = vec![share(index, &BackendRef::Service(service.clone()), 1, 1)];
+            if port.requests != RequestPolicy::default() {
+                out.timing = timing(&port.requests.timeouts, port.requests.retry.as_ref());
+            }
         }
         Routes::Http(table) => http(index, table, question, &port, out),
         Routes::Stream(rules) => stream(index, rules, question, out),
@@ -236,7 +240,7 @@ fn http(
         };
         out.filters.extend(answer::filter_texts(&b.filters, &of));
     }
-    out.timing = timing(rule);
+    out.timing = timing(&rule.timeouts, rule.retry.as_ref());
     out.backends = shares(index, &rule.backends);
     out.outcome = if let Some(text) = &rule.filters.unsupported {
         Outcome { status: Some(500), text: format!("500 from the caller's sidecar: {text}") }
@@ -446,9 +450,8 @@ fn why(won: &Step<'_>, lost: &Step<'_>) -> String {
 }
 
 /// Timeouts and retries, and what they add up to.
-fn timing(rule: &Rule) -> TimingText {
-    let (request, backend) = (rule.timeouts.request, rule.timeouts.backend_request);
-    let policy: Option<&RetryPolicy> = rule.retry.as_ref();
+fn timing(timeouts: &Timeouts, policy: Option<&RetryPolicy>) -> TimingText {
+    let (request, backend) = (timeouts.request, timeouts.backend_request);
     let attempts = policy.map_or(UNPROCESSED_RETRIES, |p| p.attempts);
     let base = policy.map_or(weft_core::retry::DEFAULT_BACKOFF, |p| p.backoff);
     let waits: std::time::Duration =

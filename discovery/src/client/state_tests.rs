@@ -24,6 +24,7 @@ fn endpoints(n: u8) -> Resource {
         not_ready: 0,
         http2: false,
         prefer_zone: false,
+        policy: Default::default(),
     }))
 }
 fn port(n: u8, backends: &[u8]) -> Resource {
@@ -44,6 +45,7 @@ fn port(n: u8, backends: &[u8]) -> Resource {
         protocol: Protocol::Http,
         routes: Routes::Http(Arc::new(HttpTable::from(vec![Arc::new(rule)]))),
         affinity: None,
+        requests: Default::default(),
         addresses: vec![],
     }))
 }

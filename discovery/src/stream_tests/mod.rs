@@ -145,6 +145,7 @@ fn endpoints(name: &str, hosts: &[u8]) -> Arc<Endpoints> {
         not_ready: 0,
         http2: false,
         prefer_zone: false,
+        policy: Default::default(),
     })
 }
 fn port(name: &str, backends: &[&str]) -> Arc<ServicePort> {
@@ -170,6 +171,7 @@ fn port(name: &str, backends: &[&str]) -> Arc<ServicePort> {
         protocol: Protocol::Http,
         routes,
         affinity: None,
+        requests: Default::default(),
         addresses: vec![],
     })
 }

@@ -21,7 +21,7 @@ fn text(s: &Option<Box<str>>) -> Option<String> {
     s.as_deref().map(Into::into)
 }
 /// 584 years are enough for any timeout.
-fn nanos(d: Duration) -> u64 {
+pub(super) fn nanos(d: Duration) -> u64 {
     d.as_nanos().try_into().unwrap_or(u64::MAX)
 }
 

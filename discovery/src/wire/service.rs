@@ -1,11 +1,13 @@
 //! Targets, Service ports, endpoints and policies.
 
-use super::{WireError, all, optional, port, required};
+use super::{WireError, all, optional, port, required, route::nanos};
 use crate::proto::{self, inbound_policy::Tls, service_port, target};
 use std::{sync::Arc, time::Duration};
 use weft_core::{
+    backend::RequestPolicy,
     endpoint::{Endpoint, Endpoints, MeshPeer},
     policy::{InboundPolicy, MeshTlsMode, Probe},
+    retry::Timeouts,
     route::{HttpTable, Routes, Rule},
     service::{Protocol, ServicePort, Target},
 };
@@ -55,6 +57,7 @@ impl From<&Endpoints> for proto::Endpoints {
             not_ready: e.not_ready,
             http2: e.http2,
             prefer_zone: e.prefer_zone,
+            policy: super::backend::policy(&e.policy),
         }
     }
 }
@@ -67,6 +70,7 @@ impl TryFrom<proto::Endpoints> for Endpoints {
             not_ready: e.not_ready,
             http2: e.http2,
             prefer_zone: e.prefer_zone,
+            policy: optional(e.policy)?.unwrap_or_default(),
         })
     }
 }
@@ -143,6 +147,9 @@ impl From<&ServicePort> for proto::ServicePort {
             protocol: protocol.into(),
             affinity_ms: s.affinity.map(|d| d.as_millis().try_into().unwrap_or(u64::MAX)),
             addresses: s.addresses.iter().map(Into::into).collect(),
+            request_timeout_ns: s.requests.timeouts.request.map(nanos),
+            backend_timeout_ns: s.requests.timeouts.backend_request.map(nanos),
+            retry: s.requests.retry.as_ref().map(Into::into),
             routes,
         }
     }
@@ -173,6 +180,13 @@ impl TryFrom<proto::ServicePort> for ServicePort {
             routes,
             affinity: s.affinity_ms.map(Duration::from_millis),
             addresses: all(s.addresses)?,
+            requests: RequestPolicy {
+                timeouts: Timeouts {
+                    request: s.request_timeout_ns.map(Duration::from_nanos),
+                    backend_request: s.backend_timeout_ns.map(Duration::from_nanos),
+                },
+                retry: optional(s.retry)?,
+            },
         })
     }
 }

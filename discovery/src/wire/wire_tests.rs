@@ -5,12 +5,13 @@ use crate::resource::Version;
 use proptest::{collection::vec, option, prelude::*, sample::select};
 use std::time::Duration;
 use weft_core::{
+    backend::{BackendPolicy, Balancing, ConnectionLimits, Outlier, RateLimit, RequestPolicy},
     cause::Invalid,
     endpoint::{Endpoint, Endpoints, MeshPeer},
     filter::{Cors, Filters, HeaderModifier, Mirror, PathModifier, Redirect, UrlRewrite},
     matches::{GrpcMatch, HttpMatch, NamedMatch, PathMatch, Pattern, ValueMatch},
     policy::{InboundPolicy, MeshTlsMode, Probe},
-    retry::{RetryPolicy, Timeouts},
+    retry::{RetryBudget, RetryPolicy, Timeouts},
     route::{BackendRef, HttpTable, RouteKind, RouteRef, Routes, Rule, RuleMatches, StreamRule, WeightedBackend},
     service::{Protocol, ServicePort, Target},
 };
@@ -47,13 +48,47 @@ fn endpoint() -> impl Strategy<Value = Endpoint> {
     )
 }
 fn endpoints() -> impl Strategy<Value = Endpoints> {
-    (service(), vec(endpoint(), 0..4), any::<u32>(), any::<bool>(), any::<bool>()).prop_map(
-        |(service, endpoints, not_ready, http2, prefer_zone)| Endpoints {
+    (service(), vec(endpoint(), 0..4), any::<u32>(), any::<bool>(), any::<bool>(), policy()).prop_map(
+        |(service, endpoints, not_ready, http2, prefer_zone, policy)| Endpoints {
             service,
             endpoints: endpoints.into_iter().map(Arc::new).collect(),
             not_ready,
             http2,
             prefer_zone,
+            policy,
+        },
+    )
+}
+fn policy() -> impl Strategy<Value = BackendPolicy> {
+    use Balancing::*;
+    let budget =
+        (any::<u32>(), duration(), any::<u32>(), duration()).prop_map(|(percent, interval, floor, floor_interval)| {
+            RetryBudget { percent, interval, floor, floor_interval }
+        });
+    let outlier = (option::of(any::<u32>()), option::of(duration()), option::of(any::<u32>())).prop_map(
+        |(consecutive_failures, base_ejection, max_percent)| Outlier {
+            consecutive_failures,
+            base_ejection,
+            max_percent,
+        },
+    );
+    let limits = (option::of(any::<u32>()), option::of(any::<u32>()), option::of(any::<u32>()))
+        .prop_map(|(connections, requests, pending)| ConnectionLimits { connections, requests, pending });
+    let rate = (1u32.., 1u64.., any::<u32>()).prop_map(|(requests, ns, burst)| RateLimit {
+        requests,
+        interval: Duration::from_nanos(ns),
+        burst,
+    });
+    let affinity = option::of(any::<u32>().prop_map(|ms| Duration::from_millis(ms.into())));
+    let balancing = select(&[LeastLatency, RoundRobin, Random][..]);
+    (budget, outlier, balancing, limits, option::of(rate), affinity).prop_map(
+        |(budget, outlier, balancing, limits, rate, affinity)| BackendPolicy {
+            budget,
+            outlier,
+            balancing,
+            limits,
+            rate,
+            affinity,
         },
     )
 }
@@ -163,11 +198,15 @@ fn route() -> impl Strategy<Value = Arc<RouteRef>> {
 fn duration() -> impl Strategy<Value = Duration> {
     any::<u64>().prop_map(Duration::from_nanos)
 }
+fn timeouts() -> impl Strategy<Value = Timeouts> {
+    (option::of(duration()), option::of(duration()))
+        .prop_map(|(request, backend_request)| Timeouts { request, backend_request })
+}
+fn retry() -> impl Strategy<Value = RetryPolicy> {
+    (vec(any::<u16>(), 0..4), vec(any::<u16>(), 0..4), any::<u32>(), duration())
+        .prop_map(|(codes, grpc_codes, attempts, backoff)| RetryPolicy { codes, grpc_codes, attempts, backoff })
+}
 fn rule() -> impl Strategy<Value = Rule> {
-    let timeouts = (option::of(duration()), option::of(duration()))
-        .prop_map(|(request, backend_request)| Timeouts { request, backend_request });
-    let retry = (vec(any::<u16>(), 0..4), vec(any::<u16>(), 0..4), any::<u32>(), duration())
-        .prop_map(|(codes, grpc_codes, attempts, backoff)| RetryPolicy { codes, grpc_codes, attempts, backoff });
     (
         route(),
         any::<u32>(),
@@ -175,8 +214,8 @@ fn rule() -> impl Strategy<Value = Rule> {
         matches(),
         filters(),
         vec(weighted(), 0..3),
-        timeouts,
-        option::of(retry),
+        timeouts(),
+        option::of(retry()),
     )
         .prop_map(|(route, index, name, matches, filters, backends, timeouts, retry)| Rule {
             route,
@@ -205,13 +244,15 @@ fn service_port() -> impl Strategy<Value = ServicePort> {
     use Protocol::*;
     let protocol = select(&[Detect, Http, Http2, Tls, Opaque][..]);
     let affinity = option::of(any::<u32>().prop_map(|ms| Duration::from_millis(ms.into())));
-    (service(), protocol, routes(), affinity, vec(address(), 0..3)).prop_map(
-        |(service, protocol, routes, affinity, addresses)| ServicePort {
+    let requests = (timeouts(), option::of(retry())).prop_map(|(timeouts, retry)| RequestPolicy { timeouts, retry });
+    (service(), protocol, routes(), affinity, vec(address(), 0..3), requests).prop_map(
+        |(service, protocol, routes, affinity, addresses, requests)| ServicePort {
             service,
             protocol,
             routes,
             affinity,
             addresses,
+            requests,
         },
     )
 }
@@ -360,6 +401,7 @@ fn a_table_of_five_thousand_rules_fits_into_a_message_and_keeps_its_expressions(
         protocol: Protocol::Http,
         routes: Routes::Http(Arc::new(HttpTable::from((0..5000).map(rule).collect::<Vec<_>>()))),
         affinity: None,
+        requests: Default::default(),
         addresses: vec![],
     };
     let value = Resource::ServicePort(Arc::new(port));

@@ -47,6 +47,7 @@ impl Engine {
         let (now, random) = (self.now, self.random());
         let Some(x) = self.exchanges.get_mut(key.index as usize).filter(|x| x.key == key) else { return };
         let mut http2 = x.app_http2;
+        let mut most = None;
         let (address, peer, pick) = match &x.target {
             Target::App(app) => (*app, None, None),
             Target::Endpoint(e) => (e.address, e.mesh.clone(), None),
@@ -56,7 +57,9 @@ impl Engine {
                     cluster.budget.request(now);
                 }
                 http2 |= cluster.balancer.http2();
-                let choice = Choice { avoid: &x.tried, client: Some(x.down.client.ip()), now, random };
+                let ipv6 = x.down.dialled_ipv6;
+                let choice = Choice { avoid: &x.tried, client: Some(x.down.client.ip()), ipv6, now, random };
+                most = cluster.policy.limits.connections;
                 match cluster.balancer.pick(choice) {
                     Ok(pick) => (pick.endpoint.address, pick.endpoint.mesh.clone(), Some(pick)),
                     Err(summary) => {
@@ -84,6 +87,7 @@ impl Engine {
             conn: None,
             stream: None,
             wait: None,
+            pending: None,
             pick,
             wire,
             address,
@@ -97,9 +101,9 @@ impl Engine {
         if leg > 1 {
             x.series.retries.add(1);
         }
-        let limit = x.rule.as_ref().and_then(|r| r.timeouts.backend_request()).map(|d| now + d);
+        let limit = x.attempt_limit().map(|d| now + d);
         let pool_key = PoolKey { address, peer, wire };
-        match self.pool.acquire(&pool_key, now, Token { ex: key, leg }) {
+        match self.pool.acquire_within(&pool_key, most, now, Token { ex: key, leg }) {
             Ok(Acquire::Use { conn, dial }) => {
                 self.dial(dial);
                 if let Some(at) = limit {
@@ -108,6 +112,15 @@ impl Engine {
                 self.open(key, conn);
             }
             Ok(Acquire::Wait { key: wait, deadline, dial }) => {
+                // who begins a dial of its own waits for nobody
+                if dial.is_none()
+                    && let Err(most) = self.wait_in_line(key)
+                {
+                    self.pool.cancel(wait);
+                    let cause =
+                        Cause::with(Kind::OverloadWaiters, format!("{most} requests already wait for the backend"));
+                    return self.attempt_failed(key, Lost::of(cause));
+                }
                 self.dial(dial);
                 if let Some(a) = self.ex(key).and_then(|x| x.attempt.as_mut()) {
                     a.wait = Some(wait);
@@ -116,6 +129,19 @@ impl Engine {
             }
             Err(full) => self.attempt_failed(key, Lost::of(Cause::with(Kind::OverloadWaiters, full.to_string()))),
         }
+    }
+
+    /// A place among those that wait for connections to the backend, where a policy bounds them.
+    fn wait_in_line(&mut self, key: ExKey) -> Result<(), u32> {
+        let Some(x) = self.exchanges.get_mut(key.index as usize).filter(|x| x.key == key) else { return Ok(()) };
+        let Target::Cluster(at) = x.target else { return Ok(()) };
+        let Some(cluster) = self.clusters.get(at as usize) else { return Ok(()) };
+        let Some(most) = cluster.policy.limits.pending else { return Ok(()) };
+        let permit = cluster.limits.pending(most).ok_or(most)?;
+        if let Some(a) = &mut x.attempt {
+            a.pending = Some(permit);
+        }
+        Ok(())
     }
 
     fn arm(&mut self, key: ExKey, at: std::time::Instant) {
@@ -130,6 +156,7 @@ impl Engine {
     /// Sends the request on a connection that the pool has given.
     pub(super) fn open(&mut self, key: ExKey, conn: ConnKey) {
         let Some(x) = self.exchanges.get_mut(key.index as usize).filter(|x| x.key == key) else { return };
+        let limit = x.attempt_limit();
         let Some(a) = &mut x.attempt else { return };
         let (next, action) = step(x.state, Event::Opened);
         debug_assert_eq!(action, Action::Send);
@@ -137,7 +164,7 @@ impl Engine {
         a.conn = Some(conn);
         a.sent = self.now;
         // the wait for a connection has its own end; from here on only the attempt's own time counts
-        let limit = x.rule.as_ref().and_then(|r| r.timeouts.backend_request()).map(|d| a.started + d);
+        let limit = limit.map(|d| a.started + d);
         if let Some(t) = x.timer {
             match limit {
                 Some(at) => {
@@ -305,14 +332,17 @@ impl Engine {
             return;
         }
         x.state = next;
-        let target = x.target.clone();
+        let (target, ipv6) = (x.target.clone(), x.down.dialled_ipv6);
         self.drop_attempt(key, false);
         if let Target::Cluster(at) = target
             && cause.kind.class() == Class::Unprocessed
             && cause.kind != Kind::NoEndpoints
             && let Some(c) = self.clusters.get(at as usize)
         {
-            cause = Cause::with(cause.kind, format!("{}; {}: {}", cause.detail, c.service, c.balancer.summary(now)));
+            cause = Cause::with(
+                cause.kind,
+                format!("{}; {}: {}", cause.detail, c.service, c.balancer.summary_for(ipv6, now)),
+            );
         }
         self.respond(key, cause);
     }

@@ -53,6 +53,8 @@ impl Engine {
             body,
             target: Target::Cluster(at),
             rule: None,
+            requests: None,
+            permit: None,
             backend: 0,
             attempt: None,
             attempts: 0,

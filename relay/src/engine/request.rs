@@ -56,6 +56,8 @@ impl Engine {
             body: self.new_body(end),
             target: Target::None,
             rule: None,
+            requests: None,
+            permit: None,
             backend: 0,
             attempt: None,
             attempts: 0,

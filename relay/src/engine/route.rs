@@ -56,19 +56,27 @@ impl Engine {
                 x.target = Target::Endpoint(e.clone());
                 Ok(Decision::Go)
             }
-            Meaning::Service(service) => match self.services.get(service).map(|s| &s.port.routes) {
+            Meaning::Service(service) => match self.services.get(service) {
                 None => {
                     self.count_in(key, service, None);
                     Err(Cause::with(Kind::NoConfig, format!("{service} is not known")))
                 }
-                Some(Routes::Http(table)) => {
-                    let table = table.clone();
-                    self.route(key, service, &table)
-                }
-                Some(Routes::None | Routes::Stream(_)) => {
-                    self.aim(key, service, service, None);
-                    Ok(Decision::Go)
-                }
+                Some(known) => match &known.port.routes {
+                    Routes::Http(table) => {
+                        let table = table.clone();
+                        self.route(key, service, &table)
+                    }
+                    Routes::None | Routes::Stream(_) => {
+                        if let Some(policy) = &known.requests {
+                            x.requests = Some(policy.clone());
+                            if let Some(limit) = policy.timeouts.request() {
+                                x.request_timer = Some(self.wheel.insert(x.started + limit, Timer::Request(key)));
+                            }
+                        }
+                        self.aim(key, service, service, None)?;
+                        Ok(Decision::Go)
+                    }
+                },
             },
         }
     }
@@ -152,7 +160,10 @@ impl Engine {
                 return Err(cause);
             }
         }
-        self.aim(key, service, backend, Some(rule));
+        if let Err(cause) = self.aim(key, service, backend, Some(rule)) {
+            copies.into_iter().for_each(pool::give);
+            return Err(cause);
+        }
         for (to, head) in mirrors.into_iter().zip(copies) {
             self.mirror(key, &to, head);
         }
@@ -167,15 +178,25 @@ impl Engine {
         }
     }
 
-    /// The exchange goes to the endpoints of `backend`.
-    fn aim(&mut self, key: ExKey, service: &ServiceRef, backend: &ServiceRef, rule: Option<&Arc<Rule>>) {
+    /// The exchange goes to the endpoints of `backend`, unless a policy of that has no room for it. In both cases it counts there.
+    fn aim(
+        &mut self,
+        key: ExKey,
+        service: &ServiceRef,
+        backend: &ServiceRef,
+        rule: Option<&Arc<Rule>>,
+    ) -> Result<(), Cause> {
         let at = self.cluster(backend);
         let series = self.series(service, rule, Some(at));
-        self.clusters[at as usize].users += 1;
-        if let Some(x) = self.ex(key) {
-            x.target = Target::Cluster(at);
-            x.series = series;
-        }
+        let now = self.now;
+        let cluster = &mut self.clusters[at as usize];
+        cluster.users += 1;
+        let admitted = cluster.admit(now);
+        let Some(x) = self.ex(key) else { return Err(Kind::Internal.into()) };
+        x.target = Target::Cluster(at);
+        x.series = series;
+        x.permit = admitted?;
+        Ok(())
     }
 
     /// The counters of a decision, found without hashing its labels.

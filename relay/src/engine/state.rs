@@ -2,6 +2,7 @@
 
 use super::Cluster;
 use crate::{
+    admit::Permit,
     api::{ConnKey, Wire},
     balance,
     conn::{Down, ExKey},
@@ -13,8 +14,13 @@ use crate::{
     timer::TimerKey,
 };
 use smallvec::SmallVec;
-use std::{net::SocketAddr, rc::Rc, sync::Arc, time::Instant};
-use weft_core::{cause::Cause, endpoint::Endpoint, retry::RetryPolicy, route::Rule};
+use std::{
+    net::SocketAddr,
+    rc::Rc,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use weft_core::{backend::RequestPolicy, cause::Cause, endpoint::Endpoint, retry::RetryPolicy, route::Rule};
 use weft_http::{h2::StreamId, head::Head};
 
 /// The client's side.
@@ -43,6 +49,8 @@ pub(crate) struct Attempt {
     pub conn: Option<ConnKey>,
     pub stream: Option<StreamId>,
     pub wait: Option<WaitKey>,
+    /// Its place among those that wait, where these are bounded.
+    pub pending: Option<Permit>,
     pub pick: Option<balance::Attempt>,
     pub wire: Wire,
     pub address: SocketAddr,
@@ -85,6 +93,10 @@ pub(crate) struct Exchange {
     pub body: Body,
     pub target: Target,
     pub rule: Option<Arc<Rule>>,
+    /// Of a Service port without routes, where a policy says something.
+    pub requests: Option<Arc<RequestPolicy>>,
+    /// Its place among the requests to the backend, where these are bounded.
+    pub permit: Option<Permit>,
     /// Which of the rule's backends was drawn.
     pub backend: usize,
     pub attempt: Option<Attempt>,
@@ -119,7 +131,19 @@ impl Exchange {
         self.leg.is_none()
     }
     pub fn retry(&self) -> Option<&RetryPolicy> {
-        self.rule.as_ref().and_then(|r| r.retry.as_ref())
+        match (&self.rule, &self.requests) {
+            (Some(r), _) => r.retry.as_ref(),
+            (None, Some(p)) => p.retry.as_ref(),
+            (None, None) => None,
+        }
+    }
+    /// What one attempt may take.
+    pub fn attempt_limit(&self) -> Option<Duration> {
+        match (&self.rule, &self.requests) {
+            (Some(r), _) => r.timeouts.backend_request(),
+            (None, Some(p)) => p.timeouts.backend_request(),
+            (None, None) => None,
+        }
     }
     pub fn cluster<'a>(&self, clusters: &'a mut slab::Slab<Cluster>) -> Option<&'a mut Cluster> {
         match self.target {

@@ -51,7 +51,7 @@ impl Engine {
         for token in failed.waiters {
             let waiting = self.ex(token.ex).and_then(|x| x.attempt.as_mut()).filter(|a| a.leg == token.leg);
             let Some(a) = waiting else { continue };
-            a.wait = None;
+            (a.wait, a.pending) = (None, None);
             a.outcome = Some(match error {
                 DialError::Refused => balance::Outcome::Refused,
                 DialError::Timeout => balance::Outcome::ConnectTimeout,
@@ -125,7 +125,7 @@ impl Engine {
         let waiting = self.ex(token.ex).filter(|x| x.state == State::Waiting).and_then(|x| x.attempt.as_mut());
         match waiting.filter(|a| a.leg == token.leg) {
             Some(a) => {
-                a.wait = None;
+                (a.wait, a.pending) = (None, None);
                 self.open(token.ex, conn);
             }
             None => self.give_back(conn, true),

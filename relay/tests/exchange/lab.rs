@@ -160,8 +160,14 @@ impl Lab {
             None => Routes::None,
             Some(r) => Routes::Http(Arc::new(HttpTable::new(r.into_iter().map(Arc::new).collect()))),
         };
-        let port =
-            ServicePort { service: service(name), protocol: Protocol::Http, routes, affinity: None, addresses: vec![] };
+        let port = ServicePort {
+            service: service(name),
+            protocol: Protocol::Http,
+            routes,
+            affinity: None,
+            requests: Default::default(),
+            addresses: vec![],
+        };
         self.out.set_service(Arc::new(port), self.now);
     }
     pub fn endpoints(&mut self, name: &str, endpoints: &[Arc<Endpoint>]) {
@@ -171,6 +177,7 @@ impl Lab {
             not_ready: 0,
             http2: false,
             prefer_zone: false,
+            policy: Default::default(),
         };
         self.out.set_endpoints(Arc::new(e), self.now);
         self.pump();

@@ -89,6 +89,7 @@ pub fn play(seed: u64, exchanges: u32, trace: bool) -> Sum {
         protocol: Protocol::Http,
         routes: Routes::Http(Arc::new(table)),
         affinity: None,
+        requests: Default::default(),
         addresses: vec![],
     };
     world.rims[0].engine.set_service(Arc::new(front), now);
@@ -116,7 +117,14 @@ pub fn play(seed: u64, exchanges: u32, trace: bool) -> Sum {
                 workload,
             }));
         }
-        let list = Endpoints { service: service(s), endpoints, not_ready: 0, http2, prefer_zone: false };
+        let list = Endpoints {
+            service: service(s),
+            endpoints,
+            not_ready: 0,
+            http2,
+            prefer_zone: false,
+            policy: Default::default(),
+        };
         world.rims[0].engine.set_endpoints(Arc::new(list.clone()), now);
         world.lists.push(list);
     }

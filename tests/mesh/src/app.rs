@@ -49,6 +49,8 @@ pub enum Reply {
     Drop,
     /// gRPC: headers, no message, trailers with this status.
     Grpc(u32),
+    /// gRPC: one head with this status that is the whole answer (trailers only).
+    GrpcOnly(u32),
     /// 200 with a body of so many bytes.
     Bytes(usize),
     /// 200 with these trailers after [`Seen`].
@@ -146,6 +148,11 @@ impl App {
                 *response.body_mut() = frames(vec![Frame::trailers(t)]);
                 response.headers_mut().insert("content-type", http::HeaderValue::from_static("application/grpc"));
             }
+            Reply::GrpcOnly(code) => {
+                *response.body_mut() = frames(Vec::new());
+                response.headers_mut().insert("content-type", http::HeaderValue::from_static("application/grpc"));
+                response.headers_mut().insert("grpc-status", code.into());
+            }
             Reply::Bytes(n) => {
                 *response.body_mut() = frames(vec![Frame::data(Bytes::from(vec![b'x'; n]))]);
                 response.headers_mut().insert("content-length", n.into());
@@ -166,6 +173,10 @@ impl App {
 type Body = UnsyncBoxBody<Bytes, io::Error>;
 
 fn frames(list: Vec<Frame<Bytes>>) -> Body {
+    if list.is_empty() {
+        // one that says that it is over, so that the head is the end
+        return http_body_util::Empty::new().map_err(|e| match e {}).boxed_unsync();
+    }
     StreamBody::new(futures_util::stream::iter(list.into_iter().map(Ok))).boxed_unsync()
 }
 

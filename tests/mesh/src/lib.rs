@@ -113,7 +113,8 @@ struct PodSpec {
     namespace: String,
     account: String,
     uid: String,
-    ip: Ipv4Addr,
+    /// The IPv4 address first.
+    ips: Vec<IpAddr>,
     ports: Vec<u16>,
     meshed: bool,
     block: [u8; 2],
@@ -129,6 +130,10 @@ impl PodSpec {
     fn inbound(&self, port: u16) -> SocketAddr {
         self.at(2, port)
     }
+    /// Each of the pod's addresses with the listener that stands for it.
+    fn inbound_of(&self, port: u16) -> impl Iterator<Item = (SocketAddr, SocketAddr)> {
+        self.ips.iter().map(move |ip| (SocketAddr::new(*ip, port), self.at(if ip.is_ipv6() { 4 } else { 2 }, port)))
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -136,7 +141,7 @@ struct ServicePort {
     name: String,
     namespace: String,
     port: u16,
-    ip: Ipv4Addr,
+    ip: IpAddr,
 }
 
 /// A running mesh.
@@ -305,37 +310,41 @@ impl Mesh {
     }
 
     fn start_proxy(&mut self, p: &PodSpec) {
-        let address = |ip: Ipv4Addr, port: u16| SocketAddr::new(ip.into(), port);
         let mut outbound = Vec::new();
         for (i, s) in self.services.iter().enumerate() {
-            outbound.push(Listen { listen: p.at(10 + i as u8, s.port), original: address(s.ip, s.port) });
+            outbound.push(Listen { listen: p.at(10 + i as u8, s.port), original: SocketAddr::new(s.ip, s.port) });
         }
         for (i, o) in self.pods.iter().enumerate() {
             outbound.extend(
                 o.ports
                     .iter()
-                    .map(|port| Listen { listen: p.at(100 + i as u8, *port), original: address(o.ip, *port) }),
+                    .map(|port| Listen { listen: p.at(100 + i as u8, *port), original: SocketAddr::new(o.ips[0], *port) }),
             );
         }
         let mut dial = Vec::new();
         for o in &self.pods {
-            let to = |port| if o.meshed { o.inbound(port) } else { o.app(port) };
-            dial.extend(o.ports.iter().map(|port| Dial { original: address(o.ip, *port), to: to(*port) }));
+            let to = |port, inbound| if o.meshed { inbound } else { o.app(port) };
+            let addresses = o.ports.iter().flat_map(|port| o.inbound_of(*port).map(|(original, at)| (*port, original, at)));
+            dial.extend(addresses.map(|(port, original, at)| Dial { original, to: to(port, at) }));
         }
         let mapped = Mapped {
             outbound,
             inbound: p
                 .ports
                 .iter()
-                .map(|port| Listen { listen: p.inbound(*port), original: address(p.ip, *port) })
+                .flat_map(|port| p.inbound_of(*port).map(|(original, listen)| Listen { listen, original }))
                 .collect(),
             dial,
-            app: p.ports.iter().map(|port| Dial { original: address(p.ip, *port), to: p.app(*port) }).collect(),
+            app: p
+                .ports
+                .iter()
+                .flat_map(|port| p.inbound_of(*port).map(|(original, _)| Dial { original, to: p.app(*port) }))
+                .collect(),
         };
         let mut config = Config {
             pod: ProxyPod {
                 uid: p.uid.as_str().into(),
-                ips: vec![IpAddr::V4(p.ip)],
+                ips: p.ips.clone(),
                 namespace: p.namespace.as_str().into(),
                 name: p.name.as_str().into(),
                 zone: None,
@@ -451,6 +460,12 @@ impl PodHandle<'_> {
         assert!(self.spec.meshed, "{} has no sidecar to dial {} through", self.spec.name, s.namespace);
         self.spec.at(10 + i as u8, port)
     }
+    /// The same by the Service's address of a family.
+    pub fn service_address_of(&self, service: &str, port: u16, ipv6: bool) -> SocketAddr {
+        let find = |s: &ServicePort| s.name == service && s.port == port && s.ip.is_ipv6() == ipv6;
+        let i = self.mesh.services.iter().position(find).unwrap_or_else(|| panic!("no Service {service}:{port}"));
+        self.spec.at(10 + i as u8, port)
+    }
     /// Where this pod's application listens.
     pub fn app_address(&self, port: u16) -> SocketAddr {
         self.spec.app(port)
@@ -496,7 +511,15 @@ fn read(objects: &[Value]) -> (Vec<PodSpec>, Vec<ServicePort>) {
                     name: text(&meta["name"]),
                     account: spec["serviceAccountName"].as_str().unwrap_or("default").into(),
                     uid: text(&meta["uid"]),
-                    ip: o["status"]["podIP"].as_str().unwrap().parse().unwrap(),
+                    ips: {
+                        let first = o["status"]["podIP"].as_str().into_iter();
+                        let all = o["status"]["podIPs"].as_array().into_iter().flatten();
+                        let mut ips: Vec<IpAddr> =
+                            first.chain(all.filter_map(|i| i["ip"].as_str())).map(|ip| ip.parse().unwrap()).collect();
+                        ips.sort();
+                        ips.dedup();
+                        ips
+                    },
                     ports: ports.map(|p| p["containerPort"].as_u64().unwrap() as u16).collect(),
                     meshed: match meta["labels"]["weft.dev/inject"].as_str() {
                         Some(l) => l == "enabled",
@@ -507,12 +530,17 @@ fn read(objects: &[Value]) -> (Vec<PodSpec>, Vec<ServicePort>) {
                 });
             }
             Some("Service") => {
-                for p in spec["ports"].as_array().into_iter().flatten() {
+                let first = spec["clusterIP"].as_str().into_iter();
+                let all = spec["clusterIPs"].as_array().into_iter().flatten().filter_map(Value::as_str);
+                let mut ips: Vec<IpAddr> = first.chain(all).map(|ip| ip.parse().unwrap()).collect();
+                ips.sort();
+                ips.dedup();
+                for (ip, p) in ips.iter().flat_map(|ip| spec["ports"].as_array().into_iter().flatten().map(move |p| (ip, p))) {
                     services.push(ServicePort {
                         name: text(&meta["name"]),
                         namespace: text(&meta["namespace"]),
                         port: p["port"].as_u64().unwrap() as u16,
-                        ip: spec["clusterIP"].as_str().unwrap().parse().unwrap(),
+                        ip: *ip,
                     });
                 }
             }

@@ -59,6 +59,16 @@ impl Objects {
             "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {{name: {name}, namespace: shop}}\nspec: {{parentRefs: [{{group: \"\", kind: Service, name: {parent}}}], rules: {rules}}}"
         ))
     }
+    /// A TrafficPolicy on a Service; `spec` is the inside of its spec.
+    pub fn traffic(self, service: &str, spec: &str) -> Self {
+        self.traffic_on(&format!("group: \"\", kind: Service, name: {service}"), spec)
+    }
+    /// The same on any target.
+    pub fn traffic_on(self, target: &str, spec: &str) -> Self {
+        self.and(&format!(
+            "apiVersion: weft.dev/v1alpha1\nkind: TrafficPolicy\nmetadata: {{name: traffic, namespace: shop}}\nspec: {{targetRefs: [{{{target}}}], {spec}}}"
+        ))
+    }
     pub fn tls(self, target: &str, mode: &str) -> Self {
         self.and(&format!(
             "apiVersion: weft.dev/v1alpha1\nkind: MeshTLSPolicy\nmetadata: {{name: tls, namespace: shop}}\nspec: {{targetRefs: [{{{target}}}], mode: {mode}}}"

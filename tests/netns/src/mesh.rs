@@ -107,10 +107,18 @@ impl Sidecars {
                 protocol: Protocol::Http,
                 routes: Routes::None,
                 affinity: None,
+                requests: Default::default(),
                 addresses: vec![SocketAddr::new(address, 80)],
             });
             let endpoints = servers.iter().map(|(p, meshed)| self.endpoint(p, ip(p), APP_PORT, *meshed)).collect();
-            fixed.endpoints.push(Endpoints { service, endpoints, not_ready: 0, http2: false, prefer_zone: false });
+            fixed.endpoints.push(Endpoints {
+                service,
+                endpoints,
+                not_ready: 0,
+                http2: false,
+                prefer_zone: false,
+                policy: Default::default(),
+            });
         }
         let config = Config {
             pod: ProxyPod {
