@@ -23,6 +23,11 @@ step "the chart"
 if command -v go >/dev/null && command -v helm >/dev/null && command -v kubeconform >/dev/null; then
   # the flags of deps.sh: with others Go compiles Kubernetes' packages a second time
   (cd tests/chart && CGO_ENABLED=0 go test -p 1 -trimpath -buildvcs=false -count=1 .)
+  if reason=$(tests/cluster/cluster able 2>&1); then
+    tests/chart/lifecycle.sh
+  else
+    left_out+=("installation of the chart on a cluster: $reason")
+  fi
 else
   left_out+=("tests of charts/weft: they need Go, and helm and kubeconform, which tests/tools/deps.sh chart builds with it")
 fi

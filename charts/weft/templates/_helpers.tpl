@@ -139,6 +139,9 @@ spec:
         env:
         - name: RUST_LOG
           value: {{ $root.Values.log.level | quote }}
+        # logs are read by programs: no colours
+        - name: NO_COLOR
+          value: "1"
         - name: POD_NAME
           valueFrom:
             fieldRef:
