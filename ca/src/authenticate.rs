@@ -25,6 +25,15 @@ pub enum Denied {
     PodGone(Arc<str>),
     #[error("token of pod {pod} presented from {from}")]
     WrongAddress { pod: Arc<str>, from: SocketAddr },
+    /// Of a pod whose addresses are not known yet.
+    #[error("the API server does not know an address of pod {0} yet")]
+    NoAddress(Arc<str>),
+    /// What the token is bound to exists no more.
+    #[error("pod or service account of the token was deleted: {0}")]
+    Invalidated(Box<str>),
+    /// The API server's own words.
+    #[error("the API server does not know the token: {0}")]
+    Rejected(Box<str>),
     /// The authority that knows tokens cannot be asked. Never a reason to let somebody in.
     #[error("tokens cannot be checked now: {0}")]
     Unavailable(Box<str>),
@@ -45,13 +54,16 @@ impl Denied {
             Denied::Token(TokenError::NotBound) => "unbound_token",
             Denied::PodGone(_) => "pod_gone",
             Denied::WrongAddress { .. } => "wrong_address",
+            Denied::NoAddress(_) => "no_address_yet",
+            Denied::Invalidated(_) => "invalidated",
+            Denied::Rejected(_) => "rejected",
             Denied::Unavailable(_) => "unavailable",
             Denied::TooMany(_) => "too_many",
         }
     }
     /// Whether the same request may succeed later.
     pub fn is_temporary(&self) -> bool {
-        matches!(self, Denied::Unavailable(_) | Denied::TooMany(_))
+        matches!(self, Denied::Unavailable(_) | Denied::TooMany(_) | Denied::NoAddress(_))
     }
 }
 
@@ -60,6 +72,10 @@ impl Denied {
 pub trait Authenticator: Send + Sync + 'static {
     /// `from` is the other end of the connection.
     async fn authenticate(&self, token: &str, from: SocketAddr) -> Result<Caller, Denied>;
+    /// Whether the authority behind it answers.
+    fn is_up(&self) -> bool {
+        true
+    }
 }
 
 /// Whether a pod (by UID) exists.

@@ -9,6 +9,8 @@ use std::{
 /// What one controller reports of its proxies.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Report {
+    /// Names the controller; empty: it has no name.
+    pub reporter: String,
     /// Meshed workloads that it knows of, connected or not.
     pub expected: u32,
     /// Bundle version, issuer of the leaf, how many.
@@ -48,7 +50,9 @@ pub struct Gates {
 }
 
 impl Gates {
+    /// A controller that reaches one CA over two addresses, or that comes back before its old stream is noticed to be dead, counts once.
     pub fn report(&mut self, stream: u64, report: Report) {
+        self.reports.retain(|id, r| *id == stream || r.reporter.is_empty() || r.reporter != report.reporter);
         self.reports.insert(stream, report);
     }
     pub fn gone(&mut self, stream: u64) {
@@ -96,7 +100,8 @@ mod tests {
     /// The controller itself uses what the first of its proxies use.
     fn report(expected: u32, confirmed: &[(u64, &[u8], u32)]) -> Report {
         let own = confirmed.first().map(|(v, i, _)| (*v, (*i).into()));
-        Report { expected, confirmed: confirmed.iter().map(|(v, i, n)| (*v, (*i).into(), *n)).collect(), own }
+        let confirmed = confirmed.iter().map(|(v, i, n)| (*v, (*i).into(), *n)).collect();
+        Report { expected, confirmed, own, ..Report::default() }
     }
 
     #[test]
@@ -129,6 +134,20 @@ mod tests {
         assert!(!g.may_pass(&gate, t, Duration::ZERO));
         g.report(1, report(5, &[(3, b"old", 5)]));
         assert!(!g.may_pass(&gate, t, Duration::ZERO), "leaves of the old issuer");
+    }
+
+    #[test]
+    fn a_controller_that_reports_twice_counts_once() {
+        let mut g = Gates::default();
+        let gate = Gate::Bundle(3);
+        let named = |name: &str, n| Report { reporter: name.into(), ..report(4, &[(3, b"a", n)]) };
+        g.report(1, named("controller-a", 2));
+        g.report(2, named("controller-a", 2));
+        assert_eq!(g.progress(&gate).to_string(), "3 of 5 have confirmed (1 controllers)");
+        g.report(3, named("controller-b", 2));
+        assert_eq!(g.progress(&gate).to_string(), "6 of 6 have confirmed (2 controllers)");
+        g.gone(1);
+        assert_eq!(g.progress(&gate).reporters, 2, "the stream that was replaced");
     }
 
     #[test]

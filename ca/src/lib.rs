@@ -10,13 +10,17 @@
 //! stands) is one document, created once and replaced as a whole, so that every step of a rotation survives a crash and every replica reads the
 //! same. A state that is broken stops the signing; a new root is never made over an old one.
 
+pub mod admin;
 pub mod authenticate;
 pub mod csr;
 pub mod gate;
 pub mod issue;
+pub mod kubernetes;
 pub mod server;
 pub mod state;
 pub mod store;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 pub mod token;
 
 pub use authenticate::{Authenticator, Caller, Denied};

@@ -12,7 +12,8 @@ use std::{
 use tokio_util::sync::CancellationToken;
 use weft_ca::{
     Ca, CaSettings, FileStore, Made, State, Store,
-    authenticate::LocalAuthenticator,
+    authenticate::{Authenticator, LocalAuthenticator},
+    kubernetes::{ReviewAuthenticator, ReviewSettings, SecretStore, root_from},
     state::{Lives, Secret},
     token::{Claims, Pod, TokenSigner},
 };
@@ -41,18 +42,38 @@ enum Command {
     /// Print a local token for a pod.
     Token(TokenArgs),
     /// Rotate the root or the issuer, or turn a rotation back. Running CAs follow by themselves.
-    Rotate {
-        what: What,
-        /// Directory of the state.
-        #[arg(long)]
-        state: PathBuf,
-        /// With root: a new root of your own, PEM.
-        #[arg(long, requires = "root_key")]
-        root_cert: Option<PathBuf>,
-        /// Its key, PKCS#8 PEM.
-        #[arg(long, requires = "root_cert")]
-        root_key: Option<PathBuf>,
-    },
+    Rotate(RotateArgs),
+}
+
+/// Where the state of a cluster is.
+#[derive(Args)]
+struct ClusterArgs {
+    /// Keep the state in the Secret weft-ca of a cluster, publish the bundle as the ConfigMap weft-trust-bundle, and ask the API
+    /// server about tokens. In a pod: its service account; elsewhere: the kubeconfig.
+    #[arg(long)]
+    kubernetes: bool,
+    /// Namespace of the control plane.
+    #[arg(long, default_value = "weft-system", requires = "kubernetes")]
+    namespace: String,
+    /// Secret of that namespace with a root of your own: root.pem and root-key.pem, or tls.crt and tls.key.
+    #[arg(long, requires = "kubernetes")]
+    root_secret: Option<String>,
+}
+
+#[derive(Args)]
+struct RotateArgs {
+    what: What,
+    /// Directory of the state.
+    #[arg(long, required_unless_present = "kubernetes", conflicts_with = "kubernetes")]
+    state: Option<PathBuf>,
+    #[command(flatten)]
+    cluster: ClusterArgs,
+    /// With root: a new root of your own, PEM.
+    #[arg(long, requires = "root_key", conflicts_with = "root_secret")]
+    root_cert: Option<PathBuf>,
+    /// Its key, PKCS#8 PEM.
+    #[arg(long, requires = "root_cert")]
+    root_key: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -86,16 +107,33 @@ struct StateArgs {
 
 #[derive(Args)]
 struct ServeArgs {
+    /// Directory of the state: ca.json (private, 0600) and bundle.pem.
+    #[arg(long, required_unless_present = "kubernetes", conflicts_with = "kubernetes")]
+    state: Option<PathBuf>,
     #[command(flatten)]
-    state: StateArgs,
+    cluster: ClusterArgs,
+    #[arg(long, default_value = "cluster.local")]
+    trust_domain: String,
+    /// A root of your own, PEM; used when the state is made.
+    #[arg(long, requires = "root_key", conflicts_with = "root_secret")]
+    root_cert: Option<PathBuf>,
+    /// Its key, PKCS#8 PEM.
+    #[arg(long, requires = "root_cert")]
+    root_key: Option<PathBuf>,
     #[arg(long, default_value = "0.0.0.0:15012")]
     listen: SocketAddr,
     /// Life of a leaf, for example 24h, 90m, 30s.
     #[arg(long, default_value = "24h", value_parser = duration)]
     leaf: Duration,
-    /// Key that local tokens are signed with (see token-key).
+    /// Address of /ready, /live and /metrics.
     #[arg(long)]
-    token_key: PathBuf,
+    admin: Option<SocketAddr>,
+    /// Key that local tokens are signed with (see token-key).
+    #[arg(long, required_unless_present = "kubernetes", conflicts_with = "kubernetes")]
+    token_key: Option<PathBuf>,
+    /// Take a pod's token from any address. For clusters that rewrite the source address between pods.
+    #[arg(long, requires = "kubernetes")]
+    any_address: bool,
     /// How long all proxies must have confirmed a step of a root rotation.
     #[arg(long, default_value = "30s", value_parser = duration)]
     rotation_hold: Duration,
@@ -186,7 +224,7 @@ fn main() -> anyhow::Result<()> {
             println!("{}", signer.sign(&claims)?);
             Ok(())
         }
-        Command::Rotate { what, state, root_cert, root_key } => rotate(what, &state, brought(&root_cert, &root_key)?),
+        Command::Rotate(args) => rotate(args),
     }
 }
 
@@ -208,17 +246,57 @@ fn init(args: &StateArgs) -> anyhow::Result<()> {
 
 #[tokio::main(worker_threads = 2)]
 async fn serve(args: ServeArgs) -> anyhow::Result<()> {
-    let signer =
-        TokenSigner::from_pem(&read(&args.token_key)?).with_context(|| args.token_key.display().to_string())?;
-    let mut settings = CaSettings::new(&args.state.trust_domain)?;
+    let mut settings = CaSettings::new(&args.trust_domain)?;
     settings.leaf = args.leaf;
     settings.hold = args.rotation_hold;
     let clock = system_clock();
-    let authenticator = Arc::new(LocalAuthenticator::new(signer.verifier(), clock.clone()));
-    let store = Arc::new(FileStore::open(&args.state.state)?);
-    let (first, lives) = (args.state.first()?, settings.lives);
-    let domain = args.state.trust_domain.clone();
-    let ca = Ca::open(settings, store, authenticator, clock, |now| State::make(&domain, first, now, lives))?;
+    let mut first = brought(&args.root_cert, &args.root_key)?;
+    let (authenticator, store): (Arc<dyn Authenticator>, Arc<dyn Store>) = match (&args.state, &args.token_key) {
+        (Some(directory), Some(key)) => {
+            let signer = TokenSigner::from_pem(&read(key)?).with_context(|| key.display().to_string())?;
+            let authenticator = LocalAuthenticator::new(signer.verifier(), clock.clone());
+            (Arc::new(authenticator), Arc::new(FileStore::open(directory)?))
+        }
+        _ => {
+            // two GETs of single objects; a rotation that somebody begins, or a bundle that somebody edits, waits for no longer
+            settings.poll = Duration::from_secs(2);
+            let client = client().await?;
+            let runtime = tokio::runtime::Handle::current();
+            let store = Arc::new(SecretStore::new(client.clone(), &args.cluster.namespace, runtime));
+            if let Some(name) = &args.cluster.root_secret {
+                match root_from(client.clone(), &args.cluster.namespace, name).await {
+                    Ok(root) => first = Some(root),
+                    // needed once; users may keep a root's key elsewhere after that
+                    Err(e) => {
+                        let store = store.clone();
+                        if tokio::task::spawn_blocking(move || store.load()).await??.is_none() {
+                            return Err(e.into());
+                        }
+                        tracing::info!(reason = %e, "the root that was brought is not there any more; the mesh has its state");
+                    }
+                }
+            }
+            let review = ReviewSettings { addresses: !args.any_address, ..ReviewSettings::default() };
+            let authenticator = ReviewAuthenticator::new(client, review, clock.clone());
+            (Arc::new(authenticator), store)
+        }
+    };
+    let (domain, lives) = (args.trust_domain.clone(), settings.lives);
+    let brought = first.as_ref().map(|m| m.root.clone());
+    // the store blocks
+    let opened = tokio::task::spawn_blocking(move || {
+        Ca::open(settings, store, authenticator, clock, |now| State::make(&domain, first, now, lives))
+    });
+    let ca = opened.await??;
+    if let Some(root) = brought
+        && !ca.state().has_root(&root)
+    {
+        let rotate = "weft-ca rotate root --kubernetes --root-secret";
+        tracing::warn!(
+            fix = rotate,
+            "the root that was brought is another one than the mesh uses; it is not taken by itself"
+        );
+    }
     let listener =
         tokio::net::TcpListener::bind(args.listen).await.with_context(|| format!("listening on {}", args.listen))?;
     let stop = CancellationToken::new();
@@ -234,7 +312,11 @@ async fn serve(args: ServeArgs) -> anyhow::Result<()> {
             }
         });
     }
-    tracing::info!(listen = %listener.local_addr()?, trust_domain = args.state.trust_domain, bundle = ca.bundle().version(), "CA ready");
+    if let Some(at) = args.admin {
+        let listener = tokio::net::TcpListener::bind(at).await.with_context(|| format!("listening on {at}"))?;
+        tokio::spawn(weft_ca::admin::serve(listener, ca.clone()));
+    }
+    tracing::info!(listen = %listener.local_addr()?, trust_domain = args.trust_domain, bundle = ca.bundle().version(), "CA ready");
     let ending = stop.clone();
     let mut term = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
     tokio::spawn(async move {
@@ -248,13 +330,34 @@ async fn serve(args: ServeArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn rotate(what: What, directory: &Path, root: Option<Made>) -> anyhow::Result<()> {
-    if root.is_some() && !matches!(what, What::Root) {
-        bail!("--root-cert and --root-key go with \"rotate root\"");
+/// A client of the cluster that this pod, or the kubeconfig, belongs to.
+async fn client() -> anyhow::Result<kube::Client> {
+    kube::Client::try_default()
+        .await
+        .context("no cluster: neither a service account of a pod nor a usable kubeconfig ($KUBECONFIG, ~/.kube/config)")
+}
+
+fn rotate(args: RotateArgs) -> anyhow::Result<()> {
+    let what = args.what;
+    let mut root = brought(&args.root_cert, &args.root_key)?;
+    if (root.is_some() || args.cluster.root_secret.is_some()) && !matches!(what, What::Root) {
+        bail!("a root of your own goes with \"rotate root\"");
     }
-    let store = FileStore::open(directory)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+    let (store, place): (Box<dyn Store>, String) = match &args.state {
+        Some(directory) => (Box::new(FileStore::open(directory)?), directory.display().to_string()),
+        None => {
+            let namespace = &args.cluster.namespace;
+            let client = runtime.block_on(client())?;
+            if let Some(name) = &args.cluster.root_secret {
+                root = Some(runtime.block_on(root_from(client.clone(), namespace, name))?);
+            }
+            let store = SecretStore::new(client, namespace, runtime.handle().clone());
+            (Box::new(store), format!("Secret {namespace}/weft-ca"))
+        }
+    };
     let now = provider::now(&system_clock());
-    let state = store.load()?.with_context(|| format!("{}: there is no CA state", directory.display()))?;
+    let state = store.load()?.with_context(|| format!("{place}: there is no CA state"))?;
     let next = match what {
         What::Root => state.rotate_root(root, now, Lives::default())?,
         What::Issuer => state.rotate_issuer(now, Lives::default())?,

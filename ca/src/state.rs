@@ -440,6 +440,11 @@ impl State {
         Ok(next.changed())
     }
 
+    /// Whether one of the authorities has this root, PEM.
+    pub fn has_root(&self, pem: &str) -> bool {
+        let root = certificate(pem).ok();
+        root.is_some() && self.authorities.iter().any(|a| certificate(&a.root).ok() == root)
+    }
     /// Whether the signing issuer has lived two thirds of its life.
     pub fn issuer_is_old(&self, now: UnixTime) -> bool {
         self.authority(self.signing).is_ok_and(|a| is_old(&a.issuer, now))

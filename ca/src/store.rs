@@ -25,18 +25,31 @@ pub enum StoreError {
     #[error("{path} may be read by others (mode {mode:o}): it holds private keys. Fix: chmod 600 {path}")]
     Open { path: Box<str>, mode: u32 },
     #[error(
-        "{state} is missing, but {bundle} shows that a mesh was made from here. Restore the state; or, to begin anew with a root that no proxy trusts yet, remove {bundle}"
+        "{state} is missing, but {bundle} shows that a mesh was made from here. Restore the state; or, to begin anew with a root that no proxy trusts yet, stop every CA and remove {bundle}"
     )]
     Lost { state: Box<str>, bundle: Box<str> },
     #[error("state was changed by another process (revision {found}, expected {expected})")]
     Conflict { expected: u64, found: u64 },
     #[error("state is missing")]
     Missing,
+    #[error("{what}: {reason}")]
+    Cluster {
+        what: Box<str>,
+        reason: Box<str>,
+        /// The API server did not answer; what is stored there is not in doubt.
+        temporary: bool,
+    },
     #[error(transparent)]
     Bundle(#[from] BundleError),
 }
 
-/// A place for the state that all replicas share. Calls block for the time of a file operation.
+impl StoreError {
+    pub fn is_temporary(&self) -> bool {
+        matches!(self, StoreError::Cluster { temporary: true, .. })
+    }
+}
+
+/// A place for the state that all replicas share. Calls block for the time of a file operation, or of a few calls to the API server.
 pub trait Store: Send + Sync + 'static {
     /// `None`: there is none, and there has never been one.
     fn load(&self) -> Result<Option<State>, StoreError>;
@@ -45,7 +58,7 @@ pub trait Store: Send + Sync + 'static {
     fn create(&self, state: &State) -> Result<State, StoreError>;
     /// Replaces the state that has revision `expected`.
     fn replace(&self, expected: u64, state: &State) -> Result<(), StoreError>;
-    /// Publishes the bundle beside the state.
+    /// Publishes the bundle beside the state, and puts it right if somebody else has changed it.
     fn publish(&self, bundle: &Bundle) -> Result<(), StoreError>;
 }
 
@@ -162,7 +175,11 @@ impl Store for FileStore {
     }
 
     fn publish(&self, bundle: &Bundle) -> Result<(), StoreError> {
-        Ok(bundle.write(&self.path(BUNDLE))?)
+        let path = self.path(BUNDLE);
+        match fs::read_to_string(&path) {
+            Ok(there) if there == bundle.to_pem() => Ok(()),
+            _ => Ok(bundle.write(&path)?),
+        }
     }
 }
 

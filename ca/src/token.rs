@@ -91,11 +91,15 @@ impl Claims {
     }
     /// Namespace and service account.
     pub fn account(&self) -> Result<(&str, &str), TokenError> {
-        let rest = self.sub.strip_prefix("system:serviceaccount:").ok_or(TokenError::Subject)?;
-        match rest.split_once(':') {
-            Some((ns, name)) if !ns.is_empty() && !name.is_empty() && !name.contains(':') => Ok((ns, name)),
-            _ => Err(TokenError::Subject),
-        }
+        account(&self.sub)
+    }
+}
+/// Namespace and name of the service account that a user name stands for.
+pub(crate) fn account(user: &str) -> Result<(&str, &str), TokenError> {
+    let rest = user.strip_prefix("system:serviceaccount:").ok_or(TokenError::Subject)?;
+    match rest.split_once(':') {
+        Some((ns, name)) if !ns.is_empty() && !name.is_empty() && !name.contains(':') => Ok((ns, name)),
+        _ => Err(TokenError::Subject),
     }
 }
 

@@ -35,7 +35,10 @@ pub struct Settings {
 
 /// Runs until `stop`. Errors: what keeps it from starting.
 pub async fn run(settings: Settings, source: impl Source, stop: CancellationToken) -> anyhow::Result<()> {
-    let bundle = Bundle::read(&settings.ca.bundle, Some(&settings.mesh.trust_domain))?;
+    let bundle = tokio::select! {
+        b = first_bundle(&settings.ca.bundle, &settings.mesh.trust_domain) => b?,
+        () = stop.cancelled() => return Ok(()),
+    };
     let cell = CredentialCell::new(Arc::new(bundle));
     let listener =
         TcpListener::bind(settings.listen).await.with_context(|| format!("cannot listen on {}", settings.listen))?;
@@ -78,6 +81,25 @@ pub async fn run(settings: Settings, source: impl Source, stop: CancellationToke
         () = serving => Ok(()),
     }
 }
+
+/// The first bundle. The CA may still be about to publish it, and kubelet about to mount it: that is waited for. A file that is there and wrong is an error.
+async fn first_bundle(path: &std::path::Path, trust_domain: &str) -> Result<Bundle, weft_identity::BundleError> {
+    let mut tick = tokio::time::interval(BUNDLE);
+    let mut said = false;
+    loop {
+        tick.tick().await;
+        match Bundle::read(path, Some(trust_domain)) {
+            Err(weft_identity::BundleError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+                if !std::mem::replace(&mut said, true) {
+                    tracing::warn!(file = %path.display(), "waiting for the trust bundle: the CA publishes it (on a cluster as ConfigMap weft-trust-bundle, which kubelet mounts within a minute); is weft-ca running?");
+                }
+            }
+            read => return read,
+        }
+    }
+}
+/// How often a bundle that is not there yet is looked for: a look at a local file costs nothing.
+const BUNDLE: std::time::Duration = std::time::Duration::from_millis(500);
 
 /// The bundle of a cell, told when it changes.
 fn bundles(cell: CredentialCell) -> watch::Receiver<Option<Arc<Bundle>>> {

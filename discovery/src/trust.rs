@@ -7,15 +7,26 @@ use crate::{
 };
 use ahash::AHashMap;
 use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
     sync::{Arc, Mutex},
     time::Duration,
 };
-use tokio::sync::{mpsc, watch};
+use tokio::{
+    sync::{mpsc, watch},
+    task::{AbortHandle, JoinSet},
+};
 use tokio_stream::wrappers::ReceiverStream;
 use weft_identity::{Bundle, CredentialCell, CredentialsError, WorkloadIdentity};
 
 /// At most one report in this time: reports are sums, only the newest matters.
 const REPORT: Duration = Duration::from_millis(200);
+/// How often the names of the CAs are resolved again: a replica that is new learns of everybody within this time.
+const LOOK: Duration = Duration::from_secs(10);
+/// A resolver that takes longer is asked again.
+const RESOLVE: Duration = Duration::from_secs(2);
+/// Addresses behind one name that are followed.
+const MAX_REPLICAS: usize = 16;
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
 
 /// What the proxies of one controller say they use. The discovery server fills it.
@@ -66,7 +77,8 @@ impl Confirmations {
 
 /// What following needs.
 pub struct FollowSettings {
-    /// Every replica of the CA: `host:port`. All are told, since any of them may move a rotation on.
+    /// The CA: `host:port`. Every address behind a name is a replica (on a cluster a Service without cluster address), and all are told, since any of them
+    /// may move a rotation on.
     pub cas: Vec<String>,
     pub ca_identity: WorkloadIdentity,
     /// Names this replica.
@@ -96,8 +108,42 @@ pub async fn follow(s: FollowSettings, cell: CredentialCell) {
     if s.cas.is_empty() {
         tracing::error!("no CA address is configured");
     }
-    futures_util::future::join_all(s.cas.iter().map(|address| follow_one(&s, address, &cell))).await;
-    std::future::pending().await
+    let s = Arc::new(s);
+    let mut following = JoinSet::new();
+    let mut streams: BTreeMap<SocketAddr, AbortHandle> = BTreeMap::new();
+    let mut unresolved = false;
+    loop {
+        let (mut found, mut complete) = (BTreeSet::new(), true);
+        for ca in &s.cas {
+            match tokio::time::timeout(RESOLVE, tokio::net::lookup_host(ca)).await {
+                Ok(Ok(addresses)) => found.extend(addresses.take(MAX_REPLICAS)),
+                failed => {
+                    complete = false;
+                    if !unresolved {
+                        let e = failed.err().map(|e| e.to_string());
+                        tracing::warn!(%ca, error = e.unwrap_or_else(|| "no address".into()), "CA not found");
+                    }
+                }
+            }
+        }
+        unresolved = !complete;
+        for at in &found {
+            let (s, cell, at) = (s.clone(), cell.clone(), *at);
+            let start = || following.spawn(async move { follow_one(&s, &at.to_string(), &cell).await });
+            streams.entry(at).or_insert_with(start);
+        }
+        if complete {
+            streams.retain(|at, stream| {
+                let stays = found.contains(at);
+                if !stays {
+                    stream.abort();
+                }
+                stays
+            });
+        }
+        while following.try_join_next().is_some() {}
+        tokio::time::sleep(if complete { LOOK } else { RESOLVE }).await;
+    }
 }
 
 async fn follow_one(s: &FollowSettings, address: &str, cell: &CredentialCell) {

@@ -15,6 +15,7 @@ use crate::{
 };
 use rustls_pki_types::UnixTime;
 use std::{
+    collections::BTreeMap,
     sync::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering},
@@ -50,6 +51,8 @@ pub struct CaSettings {
     pub concurrent: usize,
     /// Requests that may wait for that.
     pub queue: usize,
+    /// And how long. A caller gives up after 10 s, and being checked takes some of them.
+    pub wait: Duration,
     pub accept: AcceptSettings,
 }
 impl CaSettings {
@@ -63,6 +66,7 @@ impl CaSettings {
             controller: controller_identity(trust_domain)?,
             concurrent: 64,
             queue: 4096,
+            wait: Duration::from_secs(5),
             accept: AcceptSettings::default(),
         })
     }
@@ -95,6 +99,10 @@ pub(crate) struct Live {
     pub state: Arc<State>,
 }
 
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|e| e.into_inner())
+}
+
 /// The certificate authority.
 pub struct Ca {
     pub(crate) settings: CaSettings,
@@ -114,6 +122,10 @@ pub struct Ca {
     pub(crate) stats: Stats,
     /// Hour of the last warning that the root is old.
     warned: AtomicU64,
+    /// When the store was last read.
+    read: Mutex<Instant>,
+    /// What is wrong with publishing the bundle, said once.
+    unpublished: Mutex<Option<Box<str>>>,
 }
 
 /// What the CA has done.
@@ -121,9 +133,15 @@ pub struct Ca {
 pub struct Stats {
     pub signed: AtomicU64,
     pub denied: AtomicU64,
+    /// Denials by the label of their reason; there are as many labels as `Denied` has.
+    pub reasons: Mutex<BTreeMap<&'static str, u64>>,
     pub refused: AtomicU64,
     pub failed: AtomicU64,
 }
+
+/// A store that does not answer says nothing about the state: the last one is good for signing for so long. Shorter than the least time between two steps
+/// of a rotation that retires an issuer (`hold`), so that nothing is signed under a root that has gone.
+const UNREAD: Duration = Duration::from_secs(20);
 
 impl Ca {
     /// Opens the store; makes the first state if there has never been one. `first` is asked for it (a new root, or the user's).
@@ -171,6 +189,8 @@ impl Ca {
             settings,
             stats: Stats::default(),
             warned: AtomicU64::new(0),
+            read: Mutex::new(Instant::now()),
+            unpublished: Mutex::default(),
         });
         ca.own_certificate(&ca.state(), None)?;
         Ok(ca)
@@ -223,7 +243,7 @@ impl Ca {
         Some((state.rotation?.phase, gate, progress))
     }
     pub(crate) fn lock_gates(&self) -> std::sync::MutexGuard<'_, Gates> {
-        self.gates.lock().unwrap_or_else(|e| e.into_inner())
+        lock(&self.gates)
     }
 
     /// Changes the state by one step, in the store first.
@@ -264,6 +284,10 @@ impl Ca {
                 Ok(self.store.publish(&bundle)?)
             }
             Ok(None) => Ok(()),
+            Err(CaError::Store(e)) if e.is_temporary() && lock(&self.read).elapsed() < UNREAD => {
+                tracing::debug!(error = %e, "the state cannot be read now");
+                Err(e.into())
+            }
             Err(e) => {
                 let reason: Box<str> = e.to_string().into();
                 self.live.send_if_modified(|live| {
@@ -281,6 +305,7 @@ impl Ca {
     /// `None`: what is in force is what is stored.
     fn load(&self) -> Result<Option<Live>, CaError> {
         let state = self.store.load()?.ok_or(StoreError::Missing)?;
+        *lock(&self.read) = Instant::now();
         let (same, stopped) = {
             let live = self.live.borrow();
             (*live.state == state, live.signing.is_err())
@@ -334,8 +359,10 @@ impl Ca {
             }
         }
     }
-    fn tend_once(&self) {
-        match self.reload() {
+    pub(crate) fn tend_once(&self) {
+        let reloaded = self.reload();
+        self.keep_published();
+        match reloaded {
             Ok(()) => {}
             // a machine that slept, or a clock that was turned: the root is good, so a new issuer is all it takes
             Err(CaError::State(StateError::Expired { what: "issuer", .. })) => {
@@ -365,6 +392,18 @@ impl Ca {
         }
         self.tend_rotation(&state, now);
     }
+    /// Whatever happens to the state, what is in force stays published.
+    fn keep_published(&self) {
+        let failed = self.store.publish(&self.bundle()).err().map(|e| Box::from(e.to_string()));
+        let mut told = lock(&self.unpublished);
+        if *told != failed {
+            match &failed {
+                Some(e) => tracing::error!(error = %e, "the trust bundle is not published"),
+                None => tracing::info!("the trust bundle is published again"),
+            }
+            *told = failed;
+        }
+    }
     fn tend_rotation(&self, state: &State, now: UnixTime) {
         let (Some(rotation), Ok(Some(gate))) = (state.rotation, state.gate()) else { return };
         let open = self.lock_gates().may_pass(&gate, Instant::now(), self.settings.hold);
@@ -388,11 +427,26 @@ impl Ca {
         }
     }
 
+    /// Why nothing is signed.
+    pub fn stopped(&self) -> Option<Box<str>> {
+        self.live.borrow().signing.as_ref().err().cloned()
+    }
+    /// Whether callers can be told apart.
+    pub fn authenticates(&self) -> bool {
+        self.authenticator.is_up()
+    }
+    pub(crate) fn count_denied(&self, label: &'static str) {
+        Self::count(&self.stats.denied);
+        *lock(&self.stats.reasons).entry(label).or_default() += 1;
+    }
     pub(crate) fn count(counter: &AtomicU64) {
         counter.fetch_add(1, Ordering::Relaxed);
     }
 }
 
+#[cfg(test)]
+#[path = "../cluster_tests.rs"]
+mod cluster_tests;
 #[cfg(test)]
 #[path = "../server_tests.rs"]
 mod tests;

@@ -58,10 +58,11 @@ fn bearer(metadata: &MetadataMap) -> Result<&str, Denied> {
 
 /// What the caller is told: whether to come back, not what exactly was wrong with its token.
 fn denied(ca: &Ca, from: SocketAddr, reason: &Denied) -> Status {
-    Ca::count(&ca.stats.denied);
+    ca.count_denied(reason.label());
     tracing::warn!(%from, cause = reason.label(), %reason, "denied");
     match reason {
         Denied::Unavailable(_) => Status::unavailable("tokens cannot be checked now"),
+        Denied::NoAddress(_) => Status::unavailable("the pod's address is not known yet"),
         Denied::TooMany(_) => Status::resource_exhausted(reason.to_string()),
         Denied::NoToken => Status::unauthenticated("a bearer token is required"),
         _ => Status::unauthenticated("the token is not valid here"),
@@ -78,7 +79,14 @@ impl Certificates for Service {
             Ca::count(&ca.stats.refused);
             Status::resource_exhausted("too many requests wait")
         })?;
-        let _working = ca.working.acquire().await.map_err(|_| Status::unavailable("ends"))?;
+        let working = tokio::time::timeout(ca.settings.wait, ca.working.acquire()).await;
+        let _working = match working {
+            Ok(permit) => permit.map_err(|_| Status::unavailable("ends"))?,
+            Err(_) => {
+                Ca::count(&ca.stats.refused);
+                return Err(Status::resource_exhausted("others are served first; come back later"));
+            }
+        };
         let token = bearer(request.metadata()).map_err(|e| denied(ca, from, &e))?;
         let caller = ca.authenticator.authenticate(token, from).await.map_err(|e| denied(ca, from, &e))?;
         let now = Instant::now();
@@ -156,7 +164,8 @@ impl Trust for Service {
                             };
                             let confirmed = r.confirmed.into_iter().map(one).collect();
                             let own = r.own.map(|c| (c.bundle_version, c.leaf_issuer.into_boxed_slice()));
-                            ca.lock_gates().report(id, Report { expected: r.expected, confirmed, own });
+                            let report = Report { reporter: r.reporter, expected: r.expected, confirmed, own };
+                            ca.lock_gates().report(id, report);
                         }
                         Ok(Some(_)) => break Some(Status::invalid_argument("report with too many sums")),
                         Ok(None) | Err(_) => break None,
