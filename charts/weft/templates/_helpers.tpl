@@ -235,6 +235,10 @@ metadata:
     {{- include "weft.labels" . | nindent 4 }}
 spec:
   type: ClusterIP
+  {{- if .headless }}
+  # The name stands for the addresses of all replicas: controllers talk to each of them, and callers come from their own address.
+  clusterIP: None
+  {{- end }}
   selector:
     {{- include "weft.selector" . | nindent 4 }}
   ports:
