@@ -226,3 +226,21 @@ async fn row_72_a_rotation_goes_through_all_replicas_and_can_be_turned_back_at_e
     let c = replica(&api).await.unwrap();
     assert_eq!((phase(&c), roots(&c)), (Some(Phase::Distribute), 2));
 }
+
+#[tokio::test]
+async fn the_token_is_read_anew_for_each_request_since_kubelet_replaces_it() {
+    let api = FakeApi::default();
+    let ca = replica(&api).await.unwrap();
+    let at = serve(&ca).await.to_string();
+    let cell = CredentialCell::new(ca.bundle());
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("token");
+    let s = RenewerSettings::new(vec![at.clone()], ca_identity(DOMAIN).unwrap(), TokenSource::File(file.clone()), None);
+    let missing = certificates::sign(&s, &at, &cell).await.unwrap_err().to_string();
+    assert!(missing.contains("token: "), "{missing}");
+    for name in ["cart-0", "cart-1"] {
+        std::fs::write(&file, pod(&api, name)).unwrap();
+        certificates::sign(&s, &at, &cell).await.unwrap();
+        assert!(api.calls().iter().any(|c| *c == format!("GET /api/v1/namespaces/shop/pods/{name}")));
+    }
+}

@@ -24,6 +24,6 @@ pub mod testing;
 pub mod token;
 
 pub use authenticate::{Authenticator, Caller, Denied};
-pub use server::{Ca, CaSettings};
+pub use server::{Ca, CaError, CaSettings};
 pub use state::{Made, State, StateError};
 pub use store::{FileStore, Store, StoreError};

@@ -3,6 +3,7 @@
 use anyhow::{Context, bail};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::{
+    io::IsTerminal as _,
     net::{IpAddr, SocketAddr},
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
@@ -11,7 +12,7 @@ use std::{
 };
 use tokio_util::sync::CancellationToken;
 use weft_ca::{
-    Ca, CaSettings, FileStore, Made, State, Store,
+    Ca, CaError, CaSettings, FileStore, Made, State, Store,
     authenticate::{Authenticator, LocalAuthenticator},
     kubernetes::{ReviewAuthenticator, ReviewSettings, SecretStore, root_from},
     state::{Lives, Secret},
@@ -200,6 +201,7 @@ fn main() -> anyhow::Result<()> {
     nix::sys::prctl::set_dumpable(false).context("forbidding core dumps")?;
     tracing_subscriber::fmt()
         .with_env_filter(tracing_subscriber::EnvFilter::try_from_env("WEFT_LOG").unwrap_or_else(|_| "info".into()))
+        .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr)
         .init();
     match Cli::parse().command {
@@ -283,11 +285,22 @@ async fn serve(args: ServeArgs) -> anyhow::Result<()> {
     };
     let (domain, lives) = (args.trust_domain.clone(), settings.lives);
     let brought = first.as_ref().map(|m| m.root.clone());
-    // the store blocks
-    let opened = tokio::task::spawn_blocking(move || {
-        Ca::open(settings, store, authenticator, clock, |now| State::make(&domain, first, now, lives))
-    });
-    let ca = opened.await??;
+    let ca = loop {
+        let (settings, store, authenticator, clock) =
+            (settings.clone(), store.clone(), authenticator.clone(), clock.clone());
+        let (domain, first) = (domain.clone(), first.clone());
+        // the store blocks
+        let opened = tokio::task::spawn_blocking(move || {
+            Ca::open(settings, store, authenticator, clock, |now| State::make(&domain, first, now, lives))
+        });
+        match opened.await? {
+            Err(CaError::Store(e)) if e.is_temporary() => {
+                tracing::warn!(error = %e, "the state cannot be read yet");
+                tokio::time::sleep(Duration::from_secs(2)).await;
+            }
+            opened => break opened?,
+        }
+    };
     if let Some(root) = brought
         && !ca.state().has_root(&root)
     {

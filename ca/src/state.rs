@@ -125,7 +125,7 @@ pub enum Gate {
 }
 
 /// A root that the user brings: certificate and key, PEM.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Made {
     pub root: String,
     pub key: Secret,

@@ -180,3 +180,25 @@ async fn report(world: Arc<World>, expected: watch::Sender<u32>) {
 
 /// How long statuses wait for further changes.
 const REPORT: std::time::Duration = std::time::Duration::from_millis(200);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn the_first_bundle_is_waited_for_and_a_wrong_one_is_an_error() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("bundle.pem");
+        let ca = weft_identity::testing::TestMesh::new("mesh.test");
+        let waiting = tokio::spawn({
+            let path = path.clone();
+            async move { first_bundle(&path, "mesh.test").await }
+        });
+        tokio::time::sleep(BUNDLE * 100).await;
+        assert!(!waiting.is_finished());
+        ca.bundle().write(&path).unwrap();
+        assert_eq!(waiting.await.unwrap().unwrap(), *ca.bundle());
+        let wrong = first_bundle(&path, "other.test").await.unwrap_err();
+        assert!(wrong.to_string().contains("trust domain"), "{wrong}");
+    }
+}

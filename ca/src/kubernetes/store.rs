@@ -110,9 +110,8 @@ impl Store for SecretStore {
             return Ok(Some(state));
         }
         let bundle = self.bundle_name();
-        match self.call(&format!("reading {bundle}"), self.bundles.get(BUNDLE))? {
-            Err(_) => return Ok(None),
-            Ok(_) => {}
+        if self.call(&format!("reading {bundle}"), self.bundles.get(BUNDLE))?.is_err() {
+            return Ok(None);
         }
         // another replica may have made both between the two looks; the bundle is never there before the state
         match self.read()? {
