@@ -168,8 +168,9 @@ func TestObjects(t *testing.T) {
 			}
 			k, ours := known[fmt.Sprintf("%v %v", o["apiVersion"], o["kind"])]
 			if !ours {
+				// a kind of later: said, not failed
 				if o != nil && strings.Contains(file, "testdata") {
-					t.Errorf("%s, document %d: no CRD for %v", file, i+1, o["kind"])
+					t.Logf("%s, document %d: no CRD for %v", file, i+1, o["kind"])
 				}
 				continue
 			}
@@ -199,6 +200,9 @@ func TestObjects(t *testing.T) {
 	for name := range known {
 		_, k, _ := strings.Cut(name, " ")
 		t.Logf("%s: %d good objects, %d bad", k, good[k], bad[k])
+		if good[k] == 0 || bad[k] == 0 {
+			t.Errorf("testdata/objects has %d good and %d bad objects of kind %s", good[k], bad[k], k)
+		}
 	}
 }
 
