@@ -33,7 +33,7 @@ pub use k8s_openapi;
 pub use meta::{Condition, Duration, DurationError, LabelSelector, ObjectMeta};
 pub use policy::BackendTLSPolicy;
 pub use stream::{TCPRoute, TLSRoute, UDPRoute};
-pub use weft::{MeshTLSPolicy, TrafficPolicy};
+pub use weft::{AuthorizationPolicy, MeshTLSPolicy, TrafficPolicy};
 
 /// The API group of the standard kinds.
 pub const GATEWAY_GROUP: &str = "gateway.networking.k8s.io";

@@ -96,3 +96,76 @@ shape! {
         burst?: u32,
     }
 }
+
+kind! {
+    /// Who may call workloads (GEP-3779's shape). No policy: everybody. Any `Allow` policy: only what its rules take. A `Deny` rule wins.
+    AuthorizationPolicy, "weft.dev", "v1alpha1", "authorizationpolicies", NamespaceResourceScope, AuthorizationPolicySpec, PolicyStatus
+}
+shape! {
+    pub struct AuthorizationPolicySpec {
+        /// 1 to 16.
+        target_refs: Vec<WorkloadTargetReference>,
+        /// `Allow` when absent.
+        action?: AuthorizationAction,
+        /// `Enforce` when absent.
+        mode?: AuthorizationMode,
+        rules*: AuthorizationRule,
+    }
+}
+words! {
+    pub enum AuthorizationAction { Allow = "Allow", Deny = "Deny" }
+}
+words! {
+    pub enum AuthorizationMode { Enforce = "Enforce", DryRun = "DryRun" }
+}
+shape! {
+    /// All parts must hold.
+    pub struct AuthorizationRule {
+        /// Everybody when absent, nobody when empty.
+        sources?: Vec<AuthorizationSource>,
+        network_attributes?: NetworkAttributes,
+        /// HTTP or not when absent.
+        http?: Vec<AuthorizationHttp>,
+    }
+}
+shape! {
+    pub struct AuthorizationSource {
+        r#type: AuthorizationSourceType,
+        service_account?: AuthorizationServiceAccount,
+        spiffe?: String,
+        namespace?: String,
+    }
+}
+words! {
+    pub enum AuthorizationSourceType { ServiceAccount = "ServiceAccount", SPIFFE = "SPIFFE", Namespace = "Namespace" }
+}
+shape! {
+    pub struct AuthorizationServiceAccount {
+        /// The policy's own when absent.
+        namespace?: String,
+        name: String,
+    }
+}
+shape! {
+    pub struct NetworkAttributes {
+        /// Of the application; all when empty.
+        ports*: u16,
+    }
+}
+shape! {
+    /// What is empty takes all.
+    pub struct AuthorizationHttp {
+        methods*: String,
+        paths*: AuthorizationPath,
+    }
+}
+shape! {
+    pub struct AuthorizationPath {
+        /// `PathPrefix` when absent.
+        r#type?: AuthorizationPathType,
+        value: String,
+    }
+}
+words! {
+    pub enum AuthorizationPathType { Exact = "Exact", PathPrefix = "PathPrefix" }
+}

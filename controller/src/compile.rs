@@ -259,7 +259,7 @@ pub fn mesh_tls<'i>(index: &'i Index, pod: &PodFacts) -> (MeshTlsMode, Option<&'
                 MeshTLSMode::Strict | MeshTLSMode::Unknown(_) => MeshTlsMode::Strict,
             };
             let here = **namespace == pod.name.namespace;
-            let level = p.spec.target_refs.iter().filter_map(|t| target_level(index, t, pod, here, namespace)).min();
+            let level = p.spec.target_refs.iter().filter_map(|t| workload_level(index, t, pod, here, namespace)).min();
             if let Some(level) = level {
                 let rank = (level, stored.object.created(), stored.object.key());
                 if best.as_ref().is_none_or(|(r, ..)| rank < *r) {
@@ -271,7 +271,8 @@ pub fn mesh_tls<'i>(index: &'i Index, pod: &PodFacts) -> (MeshTlsMode, Option<&'
     best.map_or((MeshTlsMode::default(), None), |(_, stored, mode)| (mode, Some(stored)))
 }
 
-fn target_level(
+/// How near a target among workloads is to a pod that it picks: 0 the pod itself, 3 the mesh. `here`: the policy is in the pod's namespace.
+pub fn workload_level(
     index: &Index,
     t: &weft_api::weft::WorkloadTargetReference,
     pod: &PodFacts,
@@ -295,5 +296,9 @@ fn target_level(
 
 /// What a pod's own proxy must know.
 pub fn inbound(index: &Index, pod: &PodFacts) -> InboundPolicy {
-    InboundPolicy { tls: mesh_tls(index, pod).0, probes: pod.probes.clone() }
+    InboundPolicy {
+        tls: mesh_tls(index, pod).0,
+        probes: pod.probes.clone(),
+        authorization: convert::authorization::authorization(index, pod),
+    }
 }

@@ -11,7 +11,10 @@ use std::{
     sync::Arc,
     time::Duration,
 };
-use weft_core::{policy::Probe, service::Protocol};
+use weft_core::{
+    policy::{GRPC_HEALTH, Probe},
+    service::Protocol,
+};
 
 /// `weft.dev/inject: enabled` on a namespace or pod; `disabled` on a pod takes it out.
 pub const INJECT_LABEL: &str = "weft.dev/inject";
@@ -310,5 +313,5 @@ fn probe(p: &PodProbe, named: &BTreeMap<Box<str>, u16>) -> Option<Probe> {
     }
     // the kubelet calls the standard health service
     let grpc = p.grpc.as_ref()?;
-    Some(Probe { port: port(grpc.port)?, path: Some("/grpc.health.v1.Health/Check".into()) })
+    Some(Probe { port: port(grpc.port)?, path: Some(GRPC_HEALTH.into()) })
 }

@@ -290,7 +290,7 @@ impl Index {
                 here.for_each(|pod| self.touch_pod(pod, touched));
             }
             Object::EndpointSlice(s) => touched.endpoints.extend(slice_service(key, &s.metadata.labels)),
-            Object::MeshTLSPolicy(_) => {
+            Object::MeshTLSPolicy(_) | Object::AuthorizationPolicy(_) => {
                 // rare, and a policy for the mesh reaches every pod anyhow
                 let all = *name.namespace == *self.mesh.system_namespace;
                 let pods = self.pods.values().filter(|p| all || p.name.namespace == name.namespace);

@@ -16,8 +16,9 @@ use k8s_openapi::{
 };
 use std::{fmt, sync::Arc};
 use weft_api::{
-    BackendTLSPolicy, GRPCRoute, Gateway, GatewayClass, HTTPRoute, ListenerSet, MeshTLSPolicy, ReferenceGrant,
-    TCPRoute, TLSRoute, TrafficPolicy, UDPRoute, XBackend, XBackendTrafficPolicy, XMesh, XTelemetryPolicy,
+    AuthorizationPolicy, BackendTLSPolicy, GRPCRoute, Gateway, GatewayClass, HTTPRoute, ListenerSet, MeshTLSPolicy,
+    ReferenceGrant, TCPRoute, TLSRoute, TrafficPolicy, UDPRoute, XBackend, XBackendTrafficPolicy, XMesh,
+    XTelemetryPolicy,
 };
 
 /// A namespace and a name in it.
@@ -115,6 +116,7 @@ objects! {
     XTelemetryPolicy: XTelemetryPolicy, true, [];
     MeshTLSPolicy: MeshTLSPolicy, true, [];
     TrafficPolicy: TrafficPolicy, true, [];
+    AuthorizationPolicy: AuthorizationPolicy, true, [];
 }
 impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -1,3 +1,4 @@
+use super::World;
 use crate::testing::*;
 use std::net::SocketAddr;
 use weft_core::{
@@ -458,6 +459,55 @@ fn traffic_that_stays_on_the_node_and_zones() {
     let port = w.service_port("shop", &service("shop/orders:80")).unwrap();
     assert_eq!(port.affinity.map(|a| a.as_secs()), Some(10_800));
     assert_eq!(port.addresses, [addr("10.96.0.1:80")]);
+}
+
+/// Address and node of each endpoint of `shop/orders:80` for a client on a node, and how many are not ready.
+fn on_nodes(w: &World, client: Option<&str>) -> (Vec<String>, u32) {
+    let e = w.endpoints(&service("shop/orders:80"), client).unwrap();
+    (e.endpoints.iter().map(|e| e.address.to_string()).collect(), e.not_ready)
+}
+
+#[test]
+fn row_83_endpoints_of_both_families() {
+    let dual = svc("shop", "orders", 1, "[{name: http, port: 80, targetPort: 8080}]").replace(
+        "clusterIP: 10.96.0.1",
+        "clusterIP: 10.96.0.1\n  clusterIPs: [10.96.0.1, 'fd00:96::1']\n  ipFamilies: [IPv4, IPv6]",
+    );
+    let both = |n: u8| {
+        pod("shop", "orders", n).replace(
+            &format!("podIP: 10.244.0.{n},"),
+            &format!("podIP: 10.244.0.{n}, podIPs: [{{ip: 10.244.0.{n}}}, {{ip: 'fd00:244::{n}'}}],"),
+        )
+    };
+    let unready = both(2).replace("status: 'True'", "status: 'False'");
+    let w = world(&[dual.clone(), both(1), unready].concat());
+    // a pod of two addresses that is not ready is one that is not ready
+    assert_eq!(on_nodes(&w, None), (vec!["10.244.0.1:8080".into(), "[fd00:244::1]:8080".into()], 1));
+    // the same from slices, which have one family each
+    let slice = |name: &str, family: &str, ip: &str| {
+        format!(
+            "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{namespace: shop, name: {name}, labels: {{kubernetes.io/service-name: orders}}}}\naddressType: {family}\nports: [{{name: http, port: 8080}}]\nendpoints: [{{addresses: ['{ip}']}}]\n"
+        )
+    };
+    let slices = slice("four", "IPv4", "10.244.0.7") + &slice("six", "IPv6", "fd00:244::7");
+    let w = world(&(dual + &slices));
+    assert_eq!(on_nodes(&w, None).0, ["10.244.0.7:8080", "[fd00:244::7]:8080"]);
+    // a Service of one family has endpoints of that one
+    let single = svc("shop", "orders", 1, "[{name: http, port: 80, targetPort: 8080}]");
+    assert_eq!(on_nodes(&world(&(single.clone() + &slices)), None).0, ["10.244.0.7:8080"]);
+    assert_eq!(on_nodes(&world(&(single + &both(1))), None).0, ["10.244.0.1:8080"]);
+}
+
+#[test]
+fn the_same_node_first() {
+    let on = |n: u8, node: &str| pod("shop", "orders", n).replace("spec:\n", &format!("spec:\n  nodeName: {node}\n"));
+    let near = svc("shop", "orders", 1, "[{port: 80}]")
+        .replace("clusterIP", "trafficDistribution: PreferSameNode\n  clusterIP");
+    let w = world(&[near, on(1, "n1"), on(2, "n2"), on(3, "n2")].concat());
+    assert_eq!(on_nodes(&w, Some("n1")).0, ["10.244.0.1:80"]);
+    assert_eq!(on_nodes(&w, Some("n2")).0, ["10.244.0.2:80", "10.244.0.3:80"]);
+    assert_eq!(on_nodes(&w, Some("n3")).0.len(), 3, "elsewhere rather than nowhere");
+    assert_eq!(on_nodes(&w, None).0.len(), 3);
 }
 
 #[test]

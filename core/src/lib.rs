@@ -10,6 +10,7 @@
 
 #![cfg_attr(not(test), deny(clippy::disallowed_methods, clippy::disallowed_types))]
 
+pub mod authorization;
 pub mod backend;
 pub mod cause;
 pub mod cors;

@@ -1,5 +1,6 @@
 //! Who may call a workload, and how: what the inbound side of a proxy enforces.
 
+use crate::authorization::Authorization;
 use serde::{Deserialize, Serialize};
 
 /// `MeshTLSPolicy`.
@@ -20,11 +21,17 @@ pub struct Probe {
     pub path: Option<Box<str>>,
 }
 
+/// What a gRPC probe calls: the standard health service.
+pub const GRPC_HEALTH: &str = "/grpc.health.v1.Health/Check";
+
 /// What a workload's own proxy must know of it.
 #[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct InboundPolicy {
     pub tls: MeshTlsMode,
     pub probes: Vec<Probe>,
+    /// Who may call, and what.
+    #[serde(default)]
+    pub authorization: Authorization,
 }
 
 /// What an inbound connection may do.
@@ -49,10 +56,15 @@ impl InboundPolicy {
         let (http, tcp) = (of_port().any(|p| p.path.is_some()), of_port().any(|p| p.path.is_none()));
         if http || tcp { Admission::Probes { http, tcp } } else { Admission::Refuse }
     }
-    /// Whether a plain request at a strict workload is one of its HTTP probes: GET or HEAD of exactly the declared target, byte by byte (what the kubelet sends).
+    /// Whether a plain request is one of the workload's probes: GET or HEAD of exactly the declared target, byte by byte (what the kubelet sends), or a POST to the health
+    /// service where a gRPC probe is declared.
     pub fn is_probe(&self, port: u16, method: &[u8], target: &[u8]) -> bool {
-        matches!(method, b"GET" | b"HEAD")
-            && self.probes.iter().any(|p| p.port == port && p.path.as_deref().is_some_and(|t| t.as_bytes() == target))
+        let fits = match method {
+            b"GET" | b"HEAD" => target != GRPC_HEALTH.as_bytes(),
+            b"POST" => target == GRPC_HEALTH.as_bytes(),
+            _ => false,
+        };
+        fits && self.probes.iter().any(|p| p.port == port && p.path.as_deref().is_some_and(|t| t.as_bytes() == target))
     }
 }
 

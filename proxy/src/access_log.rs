@@ -73,6 +73,8 @@ pub fn http(r: &Record) -> Box<str> {
         "status": r.status,
         "cause": r.cause,
         "detail": r.detail,
+        "policy": r.policy,
+        "policy_mode": r.policy.as_ref().map(|_| if r.dry_run { "dry_run" } else { "enforce" }),
         "parent": r.parent.to_string(),
         "route": r.route.as_ref().map(|o| format!("{}/{}/{}", metrics::kind(o.kind), o.namespace, o.name)),
         "rule": r.rule,

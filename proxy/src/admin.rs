@@ -173,6 +173,7 @@ async fn scrape(State(a): State<Admin>) -> Response {
     let mut out = String::with_capacity(16 * 1024);
     a.shared.stats.render(&mut out);
     metrics::render(&a.shared.engines.registry.snapshot(), &mut out);
+    metrics::denials(&a.shared.engines.denials, &mut out);
     if let Some(c) = a.shared.cell.as_ref().map(|c| c.current()) {
         let _ = writeln!(out, "# TYPE weft_bundle_version gauge\nweft_bundle_version {}", c.bundle.version());
         if let Some(l) = c.credentials {

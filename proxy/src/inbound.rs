@@ -65,12 +65,14 @@ impl Inbound {
     async fn serve(&self, w: &Rc<Worker>, mut wire: Wire) -> Result<(), WireError> {
         let t = &w.shared.config.timeouts;
         let strict = w.view.inbound().tls == MeshTlsMode::Strict;
-        let silence = ms(if strict { t.head } else { t.silence });
+        // who may not send bytes is not connected to the application before it has shown to be HTTP
+        let waits = strict || !w.allows(None, self.port, false);
+        let silence = ms(if waits { t.head } else { t.silence });
         let mut buf = Vec::new();
         let kind = match first::gather(&mut wire, &mut buf, first::inbound, silence, first::UNDECIDED).await? {
             Gathered::Known(kind) => kind,
             Gathered::Late => Kind::Other,
-            Gathered::Silent | Gathered::Eof if strict => {
+            Gathered::Silent | Gathered::Eof if waits => {
                 w.shared.stats.refused_idle.one();
                 return Ok(());
             }
@@ -97,6 +99,10 @@ impl Inbound {
                 if w.view.inbound().tls == MeshTlsMode::Strict {
                     w.shared.stats.refused_plain_text.one();
                     wire.abort();
+                    return Ok(());
+                }
+                if !w.allows(None, self.port, true) {
+                    self.deny(w, wire);
                     return Ok(());
                 }
                 up.wire.push(&buf);
@@ -143,6 +149,10 @@ impl Inbound {
             }
             Kind::Tls(_) | Kind::Other => {
                 if kind == Kind::Other { &s.detected_other } else { &s.detected_tls }.one();
+                if !w.allows(None, self.port, true) {
+                    self.deny(w, wire);
+                    return Ok(());
+                }
                 match self.dial(w, &buf).await {
                     Some(up) => opaque::run(w, wire, up, buf.len()),
                     None => wire.abort(),
@@ -152,10 +162,19 @@ impl Inbound {
         }
     }
 
+    fn deny(&self, w: &Worker, wire: Wire) {
+        w.shared.stats.refused_denied.one();
+        wire.abort();
+    }
+
     fn refuse_plain(&self, w: &Worker, wire: Wire) {
         w.shared.stats.refused_plain_text.one();
         tracing::info!(client = %self.client, port = self.port, "inbound: refused, plain text to a strict workload");
         wire.abort();
+    }
+
+    fn caller(&self, peer: Option<WorkloadIdentity>) -> opaque::Caller {
+        opaque::Caller { peer, port: self.port }
     }
 
     fn label(&self, mtls: bool) -> TcpLabel {
@@ -170,7 +189,7 @@ impl Inbound {
 
     async fn dial(&self, w: &Worker, early: &[u8]) -> Option<opaque::Up> {
         match opaque::plain(w, self.app, early).await {
-            Ok((wire, first)) => Some(opaque::Up::new(wire, first, self.label(false))),
+            Ok((wire, first)) => Some(opaque::Up::inbound(wire, first, self.label(false), self.caller(None))),
             Err(error) => {
                 w.shared.stats.dial_failed.one();
                 tracing::info!(port = self.port, %error, "inbound: the application was not reached");
@@ -287,6 +306,10 @@ impl Inbound {
             return Ok(());
         };
         early.drain(..n);
+        if !w.allows(Some(&peer), self.port, true) {
+            self.deny(w, wire);
+            return Ok(());
+        }
         let dialled = opaque::plain(w, self.app, &early).await;
         let (up, status) = match dialled {
             Ok(up) => (Some(up), Status::Connected),
@@ -296,7 +319,7 @@ impl Inbound {
         wire.push(&preamble::answer(status));
         match up {
             Some((up, first)) => {
-                let up = opaque::Up::new(up, first, self.label(true));
+                let up = opaque::Up::inbound(up, first, self.label(true), self.caller(Some(peer)));
                 opaque::run(w, wire, up, early.len());
             }
             None => {

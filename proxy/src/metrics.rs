@@ -12,6 +12,8 @@
 //! | `weft_mirrors_total`, `weft_mirrors_dropped_total` | | |
 //! | `weft_received_bytes_total`, `weft_sent_bytes_total` | | bodies from and to the client |
 //! | `weft_request_duration_seconds` | `le` | histogram |
+//!
+//! `weft_authorization_denied_total` has labels of its own: `policy` and `mode` (`enforce`, `dry_run`), for requests and byte streams.
 
 use std::{fmt::Write, time::Duration};
 use weft_core::route::RouteKind;
@@ -54,6 +56,17 @@ fn good(v: &SeriesSnapshot) -> u64 {
 }
 fn bad(v: &SeriesSnapshot) -> u64 {
     v.responses[0] + v.responses[5]
+}
+
+/// What authorization has denied, or would have.
+pub fn denials(d: &weft_relay::denials::Denials, out: &mut String) {
+    let _ = writeln!(out, "# TYPE weft_authorization_denied_total counter");
+    for (policy, n) in d.snapshot() {
+        for (mode, n) in [("enforce", n.enforced), ("dry_run", n.dry_run)].into_iter().filter(|(_, n)| *n > 0) {
+            let _ =
+                writeln!(out, "weft_authorization_denied_total{{policy=\"{}\",mode=\"{mode}\"}} {n}", escape(&policy));
+        }
+    }
 }
 
 /// Appends everything.

@@ -14,7 +14,7 @@ use crate::{
     stats::TcpLabel,
     tcp::{Carried, End, Relay},
     wire::{Read, Wire, WireError},
-    worker::Worker,
+    worker::{Forbidden, Worker},
 };
 use rand::Rng;
 use rustls::{ClientConnection, Connection};
@@ -28,6 +28,7 @@ use std::{
 use tokio::time::timeout;
 use weft_core::{
     endpoint::{Endpoint, MeshPeer},
+    identity::WorkloadIdentity,
     route::{self, BackendRef, Routes},
     service::ServicePort,
 };
@@ -87,6 +88,14 @@ pub struct Up {
     pub first: Vec<u8>,
     pub label: TcpLabel,
     load: Option<Load>,
+    /// Of an inbound connection.
+    caller: Option<Caller>,
+}
+
+/// Who called, and which port of the application: what policies judge a byte stream by.
+pub struct Caller {
+    pub peer: Option<WorkloadIdentity>,
+    pub port: u16,
 }
 
 /// Finds and dials the far end of a connection to `original`. `early` are the client's first bytes; they have been sent when this returns.
@@ -101,12 +110,12 @@ pub async fn connect(w: &Rc<Worker>, dest: Dest, original: SocketAddr, early: &[
     match dest {
         Dest::Address(to) => {
             let (wire, first) = plain(w, w.shared.net.dial(to), early).await?;
-            Ok(Up { wire, first, label: label("outside", "", "", false), load: None })
+            Ok(Up { wire, first, label: label("outside", "", "", false), load: None, caller: None })
         }
         Dest::Endpoint(e) => {
             let load = Some(w.picker.enter(e.address));
             let (wire, first) = endpoint(w, &e, early).await?;
-            Ok(Up { wire, first, label: label("workload", "", &e.workload, e.mesh.is_some()), load })
+            Ok(Up { wire, first, label: label("workload", "", &e.workload, e.mesh.is_some()), load, caller: None })
         }
         Dest::Service(port, sni) => {
             let (backend, route) = match &port.routes {
@@ -149,7 +158,7 @@ pub async fn connect(w: &Rc<Worker>, dest: Dest, original: SocketAddr, early: &[
                 match endpoint(w, &e, early).await {
                     Ok((wire, first)) => {
                         let label = label(&port.service.to_string(), &route, &backend.to_string(), e.mesh.is_some());
-                        return Ok(Up { wire, first, label, load });
+                        return Ok(Up { wire, first, label, load, caller: None });
                     }
                     Err(error) => {
                         tracing::debug!(service = %backend, %error, "opaque connection: endpoint failed");
@@ -252,18 +261,17 @@ async fn mesh(w: &Worker, to: SocketAddr, peer: &MeshPeer, early: &[u8]) -> Resu
 }
 
 impl Up {
-    pub fn new(wire: Wire, first: Vec<u8>, label: TcpLabel) -> Up {
-        Up { wire, first, label, load: None }
+    /// The far end of a connection that somebody else opened to this pod.
+    pub fn inbound(wire: Wire, first: Vec<u8>, label: TcpLabel, caller: Caller) -> Up {
+        Up { wire, first, label, load: None, caller: Some(caller) }
     }
 }
 
 /// Relays between a client and a far end that has been reached, in a task of its own: it is smaller than the one that accepted.
 /// `early` of the client's bytes have been sent already.
 pub fn run(w: &Rc<Worker>, mut down: Wire, up: Up, early: usize) {
-    let Up { wire, first, label, load } = up;
+    let Up { wire, first, label, load, caller } = up;
     down.push(&first);
-    // a change of policy judges what is open again (design 3.4)
-    let plain_inbound = label.direction == "inbound" && !label.mtls;
     let stats = w.shared.stats.tcp(label.clone());
     let line = w.shared.log.is_on().then(|| Line::new(&down, label));
     let relay = Relay::new(down, wire, stats, Carried { sent: early as u64, received: first.len() as u64 });
@@ -272,19 +280,20 @@ pub fn run(w: &Rc<Worker>, mut down: Wire, up: Up, early: usize) {
     let running = Running::new(w);
     w.spawn(async move {
         let _running = running;
-        let ended = if plain_inbound {
-            // boxed, so that the others do not carry the room for it
-            let forbidden = Box::pin(own.strict());
+        let ended = if let Some(Caller { peer, port }) = &caller {
+            // a change of policy judges what is open again (design 3.4); boxed, so that the others do not carry the room for it
+            let forbidden = Box::pin(own.forbidden(peer.as_ref(), *port));
             tokio::select! {
-                r = relay.run() => Some(r),
-                () = forbidden => None,
+                r = relay.run() => Ok(r),
+                why = forbidden => Err(why),
             }
         } else {
-            Some(relay.run().await)
+            Ok(relay.run().await)
         };
-        let Some((end, carried)) = ended else {
-            own.shared.stats.refused_plain_text.one();
-            return;
+        let (end, carried) = match ended {
+            Ok(ended) => ended,
+            Err(Forbidden::PlainText) => return own.shared.stats.refused_plain_text.one(),
+            Err(Forbidden::Denied) => return own.shared.stats.refused_denied.one(),
         };
         if let End::Broken(error) = &end {
             tracing::debug!(%error, "opaque connection broken");

@@ -63,6 +63,7 @@ rim! {
     refused_no_route: "counter", "weft_connections_refused_total", "{reason=\"no_route\"}";
     refused_not_http: "counter", "weft_connections_refused_total", "{reason=\"not_http\"}";
     refused_plain_text: "counter", "weft_connections_refused_total", "{reason=\"strict_plain_text\"}";
+    refused_denied: "counter", "weft_connections_refused_total", "{reason=\"denied\"}";
     refused_foreign_tls: "counter", "weft_connections_refused_total", "{reason=\"strict_foreign_tls\"}";
     refused_wrong_uid: "counter", "weft_connections_refused_total", "{reason=\"wrong_uid\"}";
     refused_preamble: "counter", "weft_connections_refused_total", "{reason=\"preamble\"}";

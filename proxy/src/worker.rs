@@ -39,6 +39,7 @@ use tokio::{
     task::AbortHandle,
 };
 use weft_core::{
+    authorization::Call,
     identity::WorkloadIdentity,
     policy::MeshTlsMode,
     service::{ServicePort, ServiceRef},
@@ -99,6 +100,13 @@ pub enum Side {
     Inbound,
 }
 
+/// Why a byte stream ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Forbidden {
+    PlainText,
+    Denied,
+}
+
 /// How many orders may wait for a worker: a whole configuration of a large namespace; the control thread waits when it is full.
 pub const ORDERS: usize = 1024;
 
@@ -117,8 +125,8 @@ pub struct Worker {
     drained: Notify,
     /// Service ports whose endpoints have all been seen to be known here.
     whole: RefCell<AHashMap<ServiceRef, Arc<ServicePort>>>,
-    /// The own policy has become strict: plain byte streams end.
-    strict: Notify,
+    /// The own policy has changed: byte streams are judged again.
+    judge: Notify,
     /// Running relays of byte streams.
     pub relays: Cell<usize>,
     /// Handshakes of the mesh under way on the inbound side: a TLS 1.3 client may send its request before the server has read the end of the handshake.
@@ -157,12 +165,32 @@ impl Worker {
         }
     }
 
-    /// Resolves when the own policy becomes strict.
-    pub async fn strict(&self) {
-        let mut strict = std::pin::pin!(self.strict.notified());
-        strict.as_mut().enable();
-        if self.view.inbound().tls != MeshTlsMode::Strict {
-            strict.await;
+    /// Whether a byte stream from this peer to this port of the application is allowed. `count`: it has just arrived.
+    pub fn allows(&self, peer: Option<&WorkloadIdentity>, port: u16, count: bool) -> bool {
+        let policy = self.view.inbound();
+        if policy.authorization.is_empty() {
+            return true;
+        }
+        let verdict = policy.authorization.judge(&Call { peer, port, request: None });
+        if count && let Some(p) = verdict.denied.or(verdict.dry_run) {
+            self.shared.engines.denials.add(&p.name, verdict.denied.is_none());
+            tracing::info!(policy = %p.name, dry_run = verdict.denied.is_none(), peer = peer.map(|p| p.uri()), port, "inbound: byte stream denied");
+        }
+        !verdict.is_denied()
+    }
+
+    /// Resolves when the own policy no longer allows a byte stream: strict and plain, or not authorized.
+    pub async fn forbidden(&self, peer: Option<&WorkloadIdentity>, port: u16) -> Forbidden {
+        loop {
+            let mut judge = std::pin::pin!(self.judge.notified());
+            judge.as_mut().enable();
+            if peer.is_none() && self.view.inbound().tls == MeshTlsMode::Strict {
+                return Forbidden::PlainText;
+            }
+            if !self.allows(peer, port, false) {
+                return Forbidden::Denied;
+            }
+            judge.await;
         }
     }
 
@@ -171,10 +199,9 @@ impl Worker {
         if let Update::NoService(s) = &u {
             self.whole.borrow_mut().remove(s);
         }
-        let was = self.view.inbound().tls;
         self.view.apply(&u);
-        if was != MeshTlsMode::Strict && self.view.inbound().tls == MeshTlsMode::Strict {
-            self.strict.notify_waiters();
+        if matches!(u, Update::Inbound(_)) {
+            self.judge.notify_waiters();
         }
         self.update_http(&u);
     }
@@ -338,7 +365,7 @@ pub fn run(
             draining: Cell::new(false),
             drained: Notify::new(),
             whole: RefCell::default(),
-            strict: Notify::new(),
+            judge: Notify::new(),
             relays: Cell::new(0),
             arriving: Cell::new(0),
             accepting: RefCell::default(),

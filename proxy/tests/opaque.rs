@@ -206,7 +206,7 @@ fn the_applications_own_tls_passes_through_untouched() {
 }
 
 fn strict(probes: Vec<Probe>) -> InboundPolicy {
-    InboundPolicy { tls: MeshTlsMode::Strict, probes }
+    InboundPolicy { tls: MeshTlsMode::Strict, probes, ..InboundPolicy::default() }
 }
 
 #[test]

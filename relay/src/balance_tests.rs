@@ -399,3 +399,55 @@ fn random_use_keeps_the_books() {
         assert_eq!(b.b.free.len(), b.b.slots.len());
     }
 }
+
+#[test]
+fn row_83_a_client_gets_the_family_that_it_dialled() {
+    let six = |n: u16| {
+        let address = format!("[fd00::{n}]:80").parse().unwrap();
+        Arc::new(Endpoint { address, ..(*endpoint(n as u8, "z1", false)).clone() })
+    };
+    let mut e = list(vec![endpoint(1, "z1", false), endpoint(2, "z1", false), six(1), six(2)], true);
+    let mut b = Bed::new(&e);
+    let pick = |b: &mut Bed, ipv6| {
+        let a = b.b.pick(Choice { avoid: &[], client: None, ipv6, now: b.t, random: b.rng.random() }).unwrap();
+        let address = a.endpoint.address;
+        b.answer(a, ms(1));
+        address
+    };
+    for _ in 0..100 {
+        assert!(pick(&mut b, false).is_ipv4() && pick(&mut b, true).is_ipv6());
+    }
+    // each family's own numbers
+    assert_eq!(b.b.summary_for(true, b.t).to_string(), "2 of 2 endpoints ready");
+    e.endpoints.truncate(2);
+    b.b.update(&e, b.t);
+    assert!(pick(&mut b, true).is_ipv4(), "rather the other family than none");
+}
+
+#[test]
+fn the_policy_says_how_endpoints_are_chosen() {
+    let mut e = list((1..=4).map(|n| endpoint(n, "z1", false)).collect(), false);
+    e.policy.balancing = Balancing::RoundRobin;
+    let mut b = Bed::new(&e);
+    let turn = |b: &mut Bed| {
+        let a = b.pick();
+        let n = nr(&a);
+        // one that is slow and loaded has its turn all the same
+        b.answer(a, ms(if n == 1 { 5_000 } else { 1 }));
+        n
+    };
+    let turns: Vec<_> = (0..8).map(|_| turn(&mut b)).collect();
+    assert_eq!(turns, [1, 2, 3, 4, 1, 2, 3, 4]);
+    b.eject(&[2]);
+    let turns: std::collections::BTreeSet<_> = (0..9).map(|_| turn(&mut b)).collect();
+    assert_eq!(turns.into_iter().collect::<Vec<_>>(), [1, 3, 4]);
+    e.policy.balancing = Balancing::Random;
+    b.b.update(&e, b.t);
+    b.t += Duration::from_secs(60);
+    let mut counts = [0u32; 5];
+    for _ in 0..4_000 {
+        counts[turn(&mut b) as usize] += 1;
+    }
+    // 3 sigma of a fair draw
+    assert!(counts[1..].iter().all(|n| (1_000 - 83..=1_000 + 83).contains(n)), "{counts:?}");
+}

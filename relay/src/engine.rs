@@ -11,6 +11,7 @@
 //! when the turn ends: pipelined requests are taken up, finished connections closed, and each connection with output woken, once.
 
 mod attempt;
+mod authorize;
 mod census;
 mod heads;
 mod log;
@@ -31,6 +32,7 @@ use crate::{
     budget::{Budget, Budgets},
     conn::{Codec, Conn, Down, ExKey, Meaning, Phase, Role, Token},
     credit::{CreditBudget, Ledger},
+    denials::Denials,
     outlier::{Detector, Detectors, OutlierConfig},
     pool::Pool,
     replay::{ReplayBudget, ReplayPool},
@@ -60,6 +62,7 @@ pub struct Shared {
     pub budgets: Budgets,
     pub detectors: Detectors,
     pub limits: AllLimits,
+    pub denials: Denials,
     pub replay: Arc<ReplayBudget>,
     pub credit: Arc<CreditBudget>,
 }
@@ -71,6 +74,7 @@ impl Shared {
             budgets: Budgets::new(now),
             detectors: Detectors::new(OutlierConfig::default(), now),
             limits: AllLimits::new(now),
+            denials: Denials::default(),
             replay: Arc::default(),
             credit: Arc::new(CreditBudget::of_memory(memory)),
         })
@@ -136,6 +140,8 @@ pub struct Engine {
     conns: Slab<Conn>,
     exchanges: Slab<Exchange>,
     generation: u32,
+    /// This pod's own policy.
+    inbound: Arc<InboundPolicy>,
     services: FastMap<ServiceRef, Service>,
     clusters: Slab<Cluster>,
     cluster_of: FastMap<ServiceRef, u32>,
@@ -188,6 +194,7 @@ impl Engine {
             conns: Slab::new(),
             exchanges: Slab::new(),
             generation: 0,
+            inbound: Arc::default(),
             services: FastMap::default(),
             clusters: Slab::new(),
             cluster_of: FastMap::default(),
@@ -273,10 +280,14 @@ impl Engine {
         self.clusters[at as usize].told = false;
         self.forget_cluster(at);
     }
-    /// This pod's own policy. Under a strict one plain inbound connections are drained (design 3.4: a change re-judges what is open).
+    /// This pod's own policy. Requests under way are judged again; under a strict one plain inbound connections are drained (design 3.4: a change re-judges what is open).
     pub fn set_inbound(&mut self, policy: Arc<InboundPolicy>, now: Instant) {
         self.now = now;
-        if policy.tls == MeshTlsMode::Strict {
+        let before = std::mem::replace(&mut self.inbound, policy);
+        if before.authorization != self.inbound.authorization {
+            self.authorize_again();
+        }
+        if self.inbound.tls == MeshTlsMode::Strict {
             self.drain_where(|d| matches!(d.meaning, Meaning::App { peer: None, .. }));
         }
         self.settle();

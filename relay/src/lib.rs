@@ -18,6 +18,7 @@ pub mod balance;
 pub mod budget;
 mod conn;
 pub mod credit;
+pub mod denials;
 mod engine;
 pub mod exchange;
 pub mod outlier;

@@ -202,6 +202,7 @@ fn types_are_what_the_crds_say() {
     every!(BackendTLSPolicy, XMesh, XBackend, XBackendTrafficPolicy, XTelemetryPolicy);
     hold::<MeshTLSPolicy>("weft.dev", &mut report);
     hold::<TrafficPolicy>("weft.dev", &mut report);
+    hold::<AuthorizationPolicy>("weft.dev", &mut report);
 
     let unexpected: Vec<_> = report
         .found
@@ -275,6 +276,10 @@ fn weft_kinds_share_the_constraints_of_the_api() {
     let tls = "gateway.networking.k8s.io_backendtlspolicies.yaml";
     assert_eq!(traffic(status), part("standard", tls, status));
     assert_eq!(mesh_tls(status), part("standard", tls, status));
+    let authorization = |pointer: &str| part("weft.dev", "weft.dev_authorizationpolicies.yaml", pointer);
+    assert_eq!(authorization(status), part("standard", tls, status));
+    let targets = "/properties/spec/properties/targetRefs";
+    assert_eq!(authorization(targets), mesh_tls(targets));
     assert_eq!(traffic(reference), part("standard", tls, reference));
     let selector = "/properties/spec/properties/allowedListeners/properties/namespaces/properties/selector";
     let theirs = part("standard", "gateway.networking.k8s.io_gateways.yaml", selector);

@@ -429,3 +429,32 @@ fn an_unattached_route_is_judged_all_the_same() {
         "{text}"
     );
 }
+
+#[test]
+fn authorization_that_names_nobody_or_nothing() {
+    let policy = |spec: &str| {
+        shop()
+            + &format!(
+                "---\napiVersion: weft.dev/v1alpha1\nkind: AuthorizationPolicy\nmetadata: {{namespace: shop, name: a}}\nspec: {{{spec}}}\n"
+            )
+    };
+    let all = "targetRefs: [{group: '', kind: Namespace, name: shop}]";
+    one(&policy(&format!("{all}, action: Deny")), "policy-empty spec.rules");
+    let source = |s: &str| policy(&format!("{all}, rules: [{{sources: [{s}]}}]"));
+    one(
+        &source("{type: ServiceAccount, serviceAccount: {name: ordres}}"),
+        "policy-source spec.rules[0].sources[0].serviceAccount.name",
+    );
+    one_none(&source("{type: ServiceAccount, serviceAccount: {name: orders}}"));
+    one(
+        &source("{type: SPIFFE, spiffe: 'spiffe://cluster.local/x'}"),
+        "policy-unsupported spec.rules[0].sources[0].spiffe",
+    );
+    one(
+        &policy("targetRefs: [{group: '', kind: Pod, selector: {matchLabels: {app: nobody}}}]"),
+        "policy-target spec.targetRefs[0].selector",
+    );
+    // what an API server refuses
+    let refused = found(&source("{type: Namespace}")).0;
+    assert_eq!(refused, ["field-invalid spec.rules[0].sources[0].namespace"]);
+}

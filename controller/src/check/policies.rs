@@ -9,13 +9,14 @@ use crate::{
     source::suggest,
     status::policy::{self, sections_of},
 };
-use weft_api::weft::{MeshTLSMode, MeshTLSPolicy, TrafficPolicy};
+use weft_api::weft::{AuthorizationAction, AuthorizationPolicy, MeshTLSMode, MeshTLSPolicy, TrafficPolicy};
 
 impl Check<'_> {
     pub(super) fn policies(&mut self) {
         for (_, stored) in self.objects() {
             match &stored.object {
                 Object::MeshTLSPolicy(p) => self.mesh_tls(stored, p),
+                Object::AuthorizationPolicy(p) => self.authorization(stored, p),
                 Object::TrafficPolicy(p) => self.traffic(stored, p),
                 Object::XBackendTrafficPolicy(p) => {
                     for (i, t) in p.spec.target_refs.iter().enumerate() {
@@ -187,6 +188,53 @@ impl Check<'_> {
             }
         }
         self.standing(stored);
+    }
+
+    fn authorization(&mut self, stored: &Stored, p: &AuthorizationPolicy) {
+        let Some(report) = policy::report(self.index, stored) else { return };
+        for p in report.ancestors.iter().flat_map(|a| &a.problems) {
+            let (severity, code) = match p.effect {
+                Effect::Ignored => (Warning, "policy-unsupported"),
+                _ => (Error, "policy-target"),
+            };
+            self.say(severity, code, stored, &p.field, p.message.clone(), p.fix.clone());
+        }
+        let namespace = stored.object.key().name.namespace;
+        for (i, t) in p.spec.target_refs.iter().enumerate() {
+            let Some(selector) = &t.selector else { continue };
+            let any = self
+                .pod_templates()
+                .iter()
+                .any(|x| x.namespace == namespace && label_selector_picks(selector, &x.labels));
+            if !any {
+                let field = format!("spec.targetRefs[{i}].selector");
+                self.say(Warning, "policy-target", stored, &field, "selects no pod", "correct the labels");
+            }
+        }
+        if p.spec.action == Some(AuthorizationAction::Deny) && p.spec.rules.is_empty() {
+            self.say(
+                Warning,
+                "policy-empty",
+                stored,
+                "spec.rules",
+                "is empty: a Deny policy without rules denies nothing",
+                "write a rule; one without parts, {}, takes everything",
+            );
+        }
+        // whoever is named and does not exist cannot call
+        for (i, r) in p.spec.rules.iter().enumerate() {
+            for (j, s) in r.sources.iter().flatten().enumerate() {
+                let Some(a) = &s.service_account else { continue };
+                let namespace = a.namespace.as_deref().unwrap_or(&namespace);
+                let used = self.pod_templates().iter().any(|t| *t.namespace == *namespace && t.account() == a.name);
+                let declared = self.index.get(&ObjectKey::new(Kind::ServiceAccount, namespace, &a.name)).is_some();
+                if !used && !declared {
+                    let field = format!("spec.rules[{i}].sources[{j}].serviceAccount.name");
+                    let message = format!("no workload runs as ServiceAccount {namespace}/{}", a.name);
+                    self.say(Warning, "policy-source", stored, &field, message, "correct the name or the namespace");
+                }
+            }
+        }
     }
 
     /// Conflicts with other policies, and what has no effect where it stands.

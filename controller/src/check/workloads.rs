@@ -42,6 +42,9 @@ impl Template<'_> {
     pub(crate) fn selected_by(&self, service: &ServiceFacts) -> bool {
         self.namespace == service.name.namespace && selects(&service.selector, &self.labels)
     }
+    pub(super) fn account(&self) -> &str {
+        self.spec.service_account_name.as_deref().filter(|s| !s.is_empty()).unwrap_or("default")
+    }
     pub(super) fn has_port(&self, name: &str) -> bool {
         let containers = self.spec.containers.iter().chain(self.spec.init_containers.iter().flatten());
         containers.flat_map(|c| c.ports.iter().flatten()).any(|p| p.name.as_deref() == Some(name))

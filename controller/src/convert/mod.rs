@@ -3,6 +3,7 @@
 //!
 //! Defaults of the API are applied here, since objects from files have not met an API server.
 
+pub mod authorization;
 mod backend;
 mod filter;
 pub mod http;

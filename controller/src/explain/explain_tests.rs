@@ -190,3 +190,31 @@ fn deployments_stand_for_pods_that_files_do_not_have() {
     assert_eq!(e.backends[0].would_run, ["Deployment shop/later"]);
     assert!(e.to_string().contains("no pods in these objects; Deployment shop/later would run them"), "{e}");
 }
+
+#[test]
+fn which_policy_allows_or_denies() {
+    let policy = |name: &str, more: &str| {
+        format!(
+            "---\napiVersion: weft.dev/v1alpha1\nkind: AuthorizationPolicy\nmetadata: {{namespace: shop, name: {name}}}\nspec: {{targetRefs: [{{group: '', kind: Namespace, name: shop}}], {more}}}\n"
+        )
+    };
+    let line = |yaml: &str, from: &str, path: &str| {
+        let e = ask(&(routed() + yaml), from, "orders.shop:80", path);
+        e.inbound.into_iter().find(|l| !l.contains("mutual TLS")).unwrap_or_default()
+    };
+    let front = policy(
+        "front",
+        "rules: [{sources: [{type: ServiceAccount, serviceAccount: {namespace: web, name: front}}], http: [{paths: [{value: /a}]}]}]",
+    );
+    let who = "shop/orders-v2: spiffe://cluster.local/ns/web/sa/front is";
+    assert_eq!(line("", "web/front", "/a"), "");
+    assert_eq!(line(&front, "web/front", "/a"), format!("{who} allowed by a rule of AuthorizationPolicy shop/front"));
+    let other = line(&front, "web/front", "/b");
+    assert!(other.contains("denied: no rule of AuthorizationPolicy shop/front"), "{other}");
+    let deny = policy("no", "action: Deny, mode: DryRun, rules: [{}]");
+    let trial = line(&(front.clone() + &deny), "web/front", "/a");
+    assert!(trial.ends_with("; AuthorizationPolicy shop/no (DryRun) would deny it"), "{trial}");
+    let denied = line(&(front.clone() + &deny.replace("DryRun", "Enforce")), "web/front", "/a");
+    assert!(denied.contains("denied by a rule of AuthorizationPolicy shop/no: 403"), "{denied}");
+    assert!(line(&front, "web", "/a").contains("name the calling pod"));
+}

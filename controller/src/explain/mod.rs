@@ -6,6 +6,7 @@
 
 mod answer;
 mod ask;
+mod authorization;
 
 pub use answer::*;
 pub use ask::{AskError, Question};
@@ -160,7 +161,7 @@ fn of_service(index: &Index, asked: &Asked, service: &ServiceRef, question: &Que
         Routes::Http(table) => http(index, table, question, &port, out),
         Routes::Stream(rules) => stream(index, rules, question, out),
     }
-    tls(index, out);
+    tls(index, asked, question, &port, out);
 }
 
 fn attached(index: &Index, service: &Name, port: u16, view: &View) -> Vec<RouteText> {
@@ -354,7 +355,7 @@ fn workloads_of(index: &Index, service: &ServiceRef) -> Vec<String> {
     names
 }
 
-fn tls(index: &Index, out: &mut Explanation) {
+fn tls(index: &Index, asked: &Asked, question: &Question, port: &ServicePort, out: &mut Explanation) {
     let mut lines: Vec<String> = Vec::new();
     let caller = out.from.identity.clone().unwrap_or_else(|| {
         format!("the caller (spiffe://{}/ns/{}/sa/...)", index.mesh.trust_domain, out.from.namespace)
@@ -370,8 +371,14 @@ fn tls(index: &Index, out: &mut Explanation) {
     }
     out.tls = lines;
     let pods = out.backends.iter().flat_map(|b| &b.endpoints).filter(|e| e.identity.is_some());
-    let pods = pods.filter_map(|e| index.pod_by_ip(e.address.parse::<std::net::SocketAddr>().ok()?.ip()));
-    let mut accepts: Vec<String> = pods.map(|p| inbound(index, p)).collect();
+    let pods = pods.filter_map(|e| {
+        let address: std::net::SocketAddr = e.address.parse().ok()?;
+        Some((index.pod_by_ip(address.ip())?, address.port()))
+    });
+    let mut accepts: Vec<String> = pods
+        .flat_map(|(p, at)| [Some(inbound(index, p)), authorization::line(index, asked, question, port, p, at)])
+        .flatten()
+        .collect();
     accepts.sort();
     accepts.dedup();
     out.inbound = accepts;

@@ -4,7 +4,7 @@
 use crate::object::Object;
 use std::collections::BTreeSet;
 use weft_api::{
-    GRPCRoute, HTTPRoute, MeshTLSPolicy, ReferenceGrant, TLSRoute, TrafficPolicy, XBackendTrafficPolicy,
+    AuthorizationPolicy, GRPCRoute, HTTPRoute, ReferenceGrant, TLSRoute, TrafficPolicy, XBackendTrafficPolicy,
     grpc::GRPCRouteFilterType,
     http::{
         HTTPHeaderFilter, HTTPPathModifier, HTTPPathModifierType, HTTPRequestMirrorFilter, HTTPRouteFilter,
@@ -13,6 +13,7 @@ use weft_api::{
     k8s_openapi::api::core::v1::{Pod, Service},
     meta::Duration,
     shared::{BackendObjectReference, ParentReference},
+    weft::{AuthorizationSourceType, WorkloadTargetReference},
 };
 
 /// A value that the API refuses.
@@ -41,7 +42,8 @@ pub fn validate(object: &Object) -> Vec<Refusal> {
         Object::ReferenceGrant(o) => v.grant(o),
         Object::Service(o) => v.service(o),
         Object::Pod(o) => v.pod(o),
-        Object::MeshTLSPolicy(o) => v.mesh_tls(o),
+        Object::MeshTLSPolicy(o) => v.workloads(&o.spec.target_refs),
+        Object::AuthorizationPolicy(o) => v.authorization(o),
         Object::TrafficPolicy(o) => v.traffic(o),
         Object::XBackendTrafficPolicy(o) => v.budget_policy(o),
         _ => {}
@@ -472,9 +474,9 @@ impl Validator {
         }
     }
 
-    fn mesh_tls(&mut self, p: &MeshTLSPolicy) {
-        self.targets(p.spec.target_refs.len());
-        for (i, t) in p.spec.target_refs.iter().enumerate() {
+    fn workloads(&mut self, targets: &[WorkloadTargetReference]) {
+        self.targets(targets.len());
+        for (i, t) in targets.iter().enumerate() {
             let at = format!("spec.targetRefs[{i}]");
             self.check(t.name.is_some() != t.selector.is_some(), &at, || {
                 ("needs a name or a selector, not both".into(), "write one of them")
@@ -482,6 +484,49 @@ impl Validator {
             self.check(t.selector.is_none() || t.kind == "Pod", &format!("{at}.selector"), || {
                 ("is only for kind Pod".into(), "name the target")
             });
+        }
+    }
+    fn authorization(&mut self, p: &AuthorizationPolicy) {
+        use AuthorizationSourceType as T;
+        self.workloads(&p.spec.target_refs);
+        for (i, rule) in p.spec.rules.iter().enumerate() {
+            for (j, s) in rule.sources.iter().flatten().enumerate() {
+                let at = format!("spec.rules[{i}].sources[{j}]");
+                for (t, field, set) in [
+                    (T::ServiceAccount, "serviceAccount", s.service_account.is_some()),
+                    (T::SPIFFE, "spiffe", s.spiffe.is_some()),
+                    (T::Namespace, "namespace", s.namespace.is_some()),
+                ] {
+                    self.check((s.r#type == t) == set, &format!("{at}.{field}"), || {
+                        (
+                            format!("is for type {t}, which needs it"),
+                            "write the field that the type names, and no other",
+                        )
+                    });
+                }
+            }
+            for (j, port) in rule.network_attributes.iter().flat_map(|n| &n.ports).enumerate() {
+                self.check(*port != 0, &format!("spec.rules[{i}].networkAttributes.ports[{j}]"), || {
+                    ("is 0".into(), "write a port from 1 to 65535")
+                });
+            }
+            for (j, h) in rule.http.iter().flatten().enumerate() {
+                let at = format!("spec.rules[{i}].http[{j}]");
+                for (k, m) in h.methods.iter().enumerate() {
+                    self.check(
+                        !m.is_empty() && !m.bytes().any(|b| b.is_ascii_lowercase()),
+                        &format!("{at}.methods[{k}]"),
+                        || (format!("{m:?} is no method"), "write it in capitals"),
+                    );
+                }
+                for (k, path) in h.paths.iter().enumerate() {
+                    let good =
+                        path.value.starts_with('/') && !path.value.contains(['?', '#']) && path.value.len() <= 1024;
+                    self.check(good, &format!("{at}.paths[{k}].value"), || {
+                        (format!("{:?} is no path", path.value), "begin with / and leave out the query")
+                    });
+                }
+            }
         }
     }
     fn targets(&mut self, n: usize) {

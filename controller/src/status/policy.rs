@@ -3,7 +3,7 @@
 
 use super::{Condition, ParentReport, condition};
 use crate::{
-    convert::{Effect, ONLY_FOR_SERVICES, Problem, policy_fields, standings},
+    convert::{Effect, ONLY_FOR_SERVICES, Problem, authorization, policy_fields, standings},
     index::Index,
     object::{Kind, Object, ObjectKey, Stored},
     source::suggest,
@@ -35,7 +35,8 @@ struct Refused {
 }
 
 /// The kinds of policies that Weft answers for.
-pub const KINDS: [Kind; 3] = [Kind::TrafficPolicy, Kind::XBackendTrafficPolicy, Kind::MeshTLSPolicy];
+pub const KINDS: [Kind; 4] =
+    [Kind::TrafficPolicy, Kind::XBackendTrafficPolicy, Kind::MeshTLSPolicy, Kind::AuthorizationPolicy];
 
 /// Every policy's report, by name.
 pub fn reports(index: &Index) -> Vec<PolicyReport> {
@@ -75,6 +76,25 @@ pub fn report(index: &Index, stored: &Stored) -> Option<PolicyReport> {
                 workload(index, stored, i, t, older, partial)
             })
             .collect()
+        }
+        Object::AuthorizationPolicy(p) => {
+            let mut partial: Vec<Problem> = authorization::doubts(&p.spec)
+                .into_iter()
+                .map(|(field, message, fix)| ignored(&field, message, &fix))
+                .collect();
+            // one workload is enough to say so
+            let many = index.of_kind(Kind::AuthorizationPolicy).count() > authorization::MOST;
+            let crowded = index.pods().filter(|_| many).find(|pod| {
+                let on = authorization::on(index, pod);
+                on.len() > authorization::MOST && on.iter().any(|s| s.object.key() == key)
+            });
+            if let Some(pod) = crowded {
+                let message =
+                    format!("pod {} has more than {} policies and refuses everything", pod.name, authorization::MOST);
+                partial.push(ignored("spec.targetRefs", message, "join policies"));
+            }
+            let all = p.spec.target_refs.iter().enumerate();
+            all.map(|(i, t)| workload(index, stored, i, t, None, partial.clone())).collect()
         }
         _ => return None,
     };

@@ -133,3 +133,62 @@ fn a_policy_that_comes_or_goes_reaches_proxies() {
     assert!(touched.endpoints.contains(&name("shop/orders")) && touched.services.contains(&name("shop/orders")));
     assert_eq!(w.endpoints(&port, None).unwrap().policy.balancing, Balancing::Random);
 }
+
+fn authorization(name: &str, target: &str, spec: &str) -> String {
+    policy("AuthorizationPolicy", name, 1, target, spec)
+}
+
+#[test]
+fn who_may_call_a_pod() {
+    use weft_core::{authorization::Call, identity::WorkloadIdentity};
+    let ns = "group: '', kind: Namespace, name: shop";
+    let pods = "group: '', kind: Pod, selector: {matchLabels: {app: orders}}";
+    let web =
+        "rules: [{sources: [{type: ServiceAccount, serviceAccount: {name: web}}], networkAttributes: {ports: [8080]}}]";
+    let yaml = shop()
+        + &authorization("web", pods, web)
+        + &authorization("no-ops", ns, "action: Deny, rules: [{sources: [{type: Namespace, namespace: ops}]}]");
+    let w = world(&yaml);
+    let inbound = w.inbound("uid-1").unwrap();
+    let ask = |ns: &str, sa: &str, port| {
+        let peer = WorkloadIdentity::new("cluster.local", ns, sa).unwrap();
+        let v = inbound.authorization.judge(&Call { peer: Some(&peer), port, request: None });
+        v.denied.map(|p| p.name.to_string())
+    };
+    assert_eq!(ask("shop", "web", 8080), None);
+    assert_eq!(ask("shop", "web", 9090).as_deref(), Some("shop/web"));
+    assert_eq!(ask("other", "web", 8080).as_deref(), Some("shop/web"), "the policy's own namespace");
+    assert_eq!(ask("ops", "web", 8080).as_deref(), Some("shop/no-ops"));
+    assert_eq!(said(&w, "AuthorizationPolicy shop/web")[0].0, ["Accepted=True/Accepted"]);
+    // the policy goes: everybody may again
+    let touched = w.apply(&crate::source::Update {
+        delete: ["web", "no-ops"]
+            .map(|n| crate::object::ObjectKey::new(crate::object::Kind::AuthorizationPolicy, "shop", n))
+            .into(),
+        ..Default::default()
+    });
+    assert!(touched.inbound.contains("uid-1") && w.inbound("uid-1").unwrap().authorization.is_empty());
+}
+
+#[test]
+fn authorization_policies_that_are_wrong_are_told() {
+    let told = |target: &str, spec: &str| {
+        let w = world(&(shop() + &authorization("a", target, spec)));
+        said(&w, "AuthorizationPolicy shop/a")[0].clone()
+    };
+    for (target, expected) in [
+        ("group: '', kind: Namespace, name: other", "Accepted=False/Invalid"),
+        ("group: '', kind: ServiceAccount, name: oders", "Accepted=False/TargetNotFound"),
+        ("group: '', kind: Deployment, name: orders", "Accepted=False/Invalid"),
+        ("group: gateway.networking.x-k8s.io, kind: XMesh, name: weft", "Accepted=False/Invalid"),
+        ("group: '', kind: ServiceAccount, name: orders", "Accepted=True/Accepted"),
+    ] {
+        assert_eq!(told(target, "rules: []").0[0], expected, "{target}");
+    }
+    let bad = told(
+        "group: '', kind: Namespace, name: shop",
+        "rules: [{sources: [{type: SPIFFE, spiffe: 'spiffe://cluster.local/web'}], http: [{paths: [{value: '/a%zz'}]}]}]",
+    );
+    assert_eq!(bad.0, ["Accepted=True/Accepted", "PartiallyInvalid=True/UnsupportedValue"]);
+    assert!(bad.1.contains("spec.rules[0].sources[0].spiffe") && bad.1.contains("http[0].paths[0].value"), "{}", bad.1);
+}

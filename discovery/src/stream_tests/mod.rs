@@ -101,7 +101,7 @@ impl Provider for Tables {
     }
     fn inbound(&self, peer: &Peer) -> Option<Arc<InboundPolicy>> {
         let tls = if peer.namespace() == "strict" { MeshTlsMode::Strict } else { MeshTlsMode::Permissive };
-        Some(Arc::new(InboundPolicy { tls, probes: vec![] }))
+        Some(Arc::new(InboundPolicy { tls, ..Default::default() }))
     }
     fn bundle(&self) -> Option<Arc<Bundle>> {
         self.edit().bundle.clone()

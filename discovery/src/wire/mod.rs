@@ -1,5 +1,6 @@
 //! Conversions between what stands on the wire and what it means. Writing cannot fail; reading checks everything and names the field.
 
+mod authorization;
 mod backend;
 mod patterns;
 mod route;

@@ -11,10 +11,10 @@ use weft_core::{
     route::{BackendRef, RouteKind, RouteRef, Rule, RuleMatches, StreamRule, WeightedBackend},
 };
 
-fn strings(list: &[Box<str>]) -> Vec<String> {
+pub(super) fn strings(list: &[Box<str>]) -> Vec<String> {
     list.iter().map(|s| s.to_string()).collect()
 }
-fn boxes(list: Vec<String>) -> Vec<Box<str>> {
+pub(super) fn boxes(list: Vec<String>) -> Vec<Box<str>> {
     list.into_iter().map(Into::into).collect()
 }
 fn text(s: &Option<Box<str>>) -> Option<String> {

@@ -4,6 +4,7 @@ use super::{WireError, all, optional, port, required, route::nanos};
 use crate::proto::{self, inbound_policy::Tls, service_port, target};
 use std::{sync::Arc, time::Duration};
 use weft_core::{
+    authorization::Authorization,
     backend::RequestPolicy,
     endpoint::{Endpoint, Endpoints, MeshPeer},
     policy::{InboundPolicy, MeshTlsMode, Probe},
@@ -103,7 +104,11 @@ impl From<&InboundPolicy> for proto::InboundPolicy {
             MeshTlsMode::Strict => Tls::Strict,
         };
         let probe = |p: &Probe| proto::Probe { port: p.port.into(), path: p.path.as_deref().map(Into::into) };
-        Self { tls: tls.into(), probes: p.probes.iter().map(probe).collect() }
+        Self {
+            tls: tls.into(),
+            probes: p.probes.iter().map(probe).collect(),
+            authorization: p.authorization.0.iter().map(|p| (&**p).into()).collect(),
+        }
     }
 }
 impl TryFrom<proto::InboundPolicy> for InboundPolicy {
@@ -117,7 +122,8 @@ impl TryFrom<proto::InboundPolicy> for InboundPolicy {
         };
         let probe =
             |p: proto::Probe| Ok(Probe { port: port("port of a probe", p.port)?, path: p.path.map(Into::into) });
-        Ok(Self { tls, probes: p.probes.into_iter().map(probe).collect::<Result<_, WireError>>()? })
+        let authorization = Authorization(super::authorization::policies(p.authorization)?);
+        Ok(Self { tls, probes: p.probes.into_iter().map(probe).collect::<Result<_, WireError>>()?, authorization })
     }
 }
 

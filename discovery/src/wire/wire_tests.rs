@@ -5,6 +5,7 @@ use crate::resource::Version;
 use proptest::{collection::vec, option, prelude::*, sample::select};
 use std::time::Duration;
 use weft_core::{
+    authorization::Authorization,
     backend::{BackendPolicy, Balancing, ConnectionLimits, Outlier, RateLimit, RequestPolicy},
     cause::Invalid,
     endpoint::{Endpoint, Endpoints, MeshPeer},
@@ -258,8 +259,33 @@ fn service_port() -> impl Strategy<Value = ServicePort> {
 }
 fn inbound() -> impl Strategy<Value = InboundPolicy> {
     let probe = (any::<u16>(), option::of(text())).prop_map(|(port, path)| Probe { port, path });
-    (select(&[MeshTlsMode::Permissive, MeshTlsMode::Strict][..]), vec(probe, 0..3))
-        .prop_map(|(tls, probes)| InboundPolicy { tls, probes })
+    (select(&[MeshTlsMode::Permissive, MeshTlsMode::Strict][..]), vec(probe, 0..3), authorization())
+        .prop_map(|(tls, probes, authorization)| InboundPolicy { tls, probes, authorization })
+}
+fn authorization() -> impl Strategy<Value = Authorization> {
+    use weft_core::authorization::*;
+    let arc = || text().prop_map(Into::into);
+    let source = prop_oneof![
+        select(&["a/b", "shop/web"][..]).prop_map(|s| {
+            let (ns, sa) = s.split_once('/').unwrap();
+            Source::Identity(weft_core::identity::WorkloadIdentity::new("cluster.local", ns, sa).unwrap())
+        }),
+        (arc(), arc(), arc()).prop_map(|(trust_domain, namespace, name)| Source::ServiceAccount {
+            trust_domain,
+            namespace,
+            name
+        }),
+        (arc(), arc()).prop_map(|(trust_domain, namespace)| Source::Namespace { trust_domain, namespace }),
+        Just(Source::Unknown),
+    ];
+    let path = prop_oneof![text().prop_map(PathTerm::Exact), text().prop_map(PathTerm::Prefix)];
+    let http = (texts(), vec(path, 0..3)).prop_map(|(methods, paths)| HttpRequests { methods, paths });
+    let rule = (option::of(vec(source, 0..3)), vec(any::<u16>(), 0..3), option::of(vec(http, 0..3)))
+        .prop_map(|(sources, ports, http)| Rule { sources, ports, http });
+    let action = select(&[Action::Allow, Action::Deny][..]);
+    let policy = (arc(), action, any::<bool>(), vec(rule, 0..3))
+        .prop_map(|(name, action, dry_run, rules)| Arc::new(Policy { name, action, dry_run, rules }));
+    vec(policy, 0..3).prop_map(Authorization)
 }
 fn resource() -> impl Strategy<Value = Resource> {
     prop_oneof![

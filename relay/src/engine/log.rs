@@ -31,6 +31,9 @@ pub struct Record {
     /// Why there was none from a backend.
     pub cause: Option<&'static str>,
     pub detail: Option<Box<str>>,
+    /// The policy that has denied it, or, in dry-run mode, would have.
+    pub policy: Option<Arc<str>>,
+    pub dry_run: bool,
     pub parent: ServiceRef,
     pub route: Option<Arc<RouteRef>>,
     pub rule: u32,
@@ -66,6 +69,8 @@ impl Record {
             status: x.status,
             cause: x.cause.as_ref().map(|c| c.kind.label()),
             detail: x.cause.as_ref().map(|c| c.to_string().into()),
+            policy: x.told.as_ref().map(|t| t.policy.clone()),
+            dry_run: x.told.as_ref().is_some_and(|t| t.dry_run),
             parent: x.down.parent.clone(),
             route: x.rule.as_ref().map(|r| r.route.clone()),
             rule: x.rule.as_ref().map_or(0, |r| r.index),

@@ -68,6 +68,7 @@ impl Engine {
             left: 0,
             status: 0,
             cause: None,
+            told: None,
             request_credit: None,
             response_credit: None,
             request_timer: None,

@@ -50,6 +50,9 @@ impl Engine {
                     x.head.add(b"weft-client", peer.uri().as_bytes());
                 }
                 x.target = Target::App(*app);
+                if !self.inbound.authorization.is_empty() {
+                    self.authorize(key, true)?;
+                }
                 Ok(Decision::Go)
             }
             Meaning::Workload(e) => {

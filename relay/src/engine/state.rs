@@ -115,6 +115,8 @@ pub(crate) struct Exchange {
     /// Of the response; 0: none.
     pub status: u16,
     pub cause: Option<Cause>,
+    /// What authorization had to say of it.
+    pub told: Option<Box<super::authorize::Told>>,
     pub request_credit: Option<CreditKey>,
     pub response_credit: Option<CreditKey>,
     pub request_timer: Option<TimerKey>,

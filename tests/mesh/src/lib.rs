@@ -316,15 +316,17 @@ impl Mesh {
         }
         for (i, o) in self.pods.iter().enumerate() {
             outbound.extend(
-                o.ports
-                    .iter()
-                    .map(|port| Listen { listen: p.at(100 + i as u8, *port), original: SocketAddr::new(o.ips[0], *port) }),
+                o.ports.iter().map(|port| Listen {
+                    listen: p.at(100 + i as u8, *port),
+                    original: SocketAddr::new(o.ips[0], *port),
+                }),
             );
         }
         let mut dial = Vec::new();
         for o in &self.pods {
             let to = |port, inbound| if o.meshed { inbound } else { o.app(port) };
-            let addresses = o.ports.iter().flat_map(|port| o.inbound_of(*port).map(|(original, at)| (*port, original, at)));
+            let addresses =
+                o.ports.iter().flat_map(|port| o.inbound_of(*port).map(|(original, at)| (*port, original, at)));
             dial.extend(addresses.map(|(port, original, at)| Dial { original, to: to(port, at) }));
         }
         let mapped = Mapped {
@@ -535,7 +537,9 @@ fn read(objects: &[Value]) -> (Vec<PodSpec>, Vec<ServicePort>) {
                 let mut ips: Vec<IpAddr> = first.chain(all).map(|ip| ip.parse().unwrap()).collect();
                 ips.sort();
                 ips.dedup();
-                for (ip, p) in ips.iter().flat_map(|ip| spec["ports"].as_array().into_iter().flatten().map(move |p| (ip, p))) {
+                for (ip, p) in
+                    ips.iter().flat_map(|ip| spec["ports"].as_array().into_iter().flatten().map(move |p| (ip, p)))
+                {
                     services.push(ServicePort {
                         name: text(&meta["name"]),
                         namespace: text(&meta["namespace"]),

@@ -252,7 +252,11 @@ async fn row_83_the_family_that_was_dialled() {
         eventually("six requests are under way at both pods", async || {
             let dump = mesh.dump("client").await;
             let endpoints = dump["workers"].as_array().into_iter().flatten().flat_map(|w| {
-                w["engine"]["balancing"].as_array().into_iter().flatten().flat_map(|b| b["endpoints"].as_array().into_iter().flatten())
+                w["engine"]["balancing"]
+                    .as_array()
+                    .into_iter()
+                    .flatten()
+                    .flat_map(|b| b["endpoints"].as_array().into_iter().flatten())
             });
             let busy: Vec<(bool, u64)> = endpoints
                 .map(|e| (e["address"].as_str().unwrap().starts_with('['), e["in_flight"].as_u64().unwrap()))
