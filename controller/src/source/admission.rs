@@ -485,6 +485,10 @@ impl Validator {
                 ("is only for kind Pod".into(), "name the target")
             });
         }
+        let namespaces = p.spec.target_refs.iter().filter(|t| t.kind == "Namespace").count();
+        self.check(namespaces <= 1, "spec.targetRefs", || {
+            (format!("has {namespaces} Namespaces"), "a policy can have the namespace that it is in, and no other")
+        });
     }
     fn authorization(&mut self, p: &AuthorizationPolicy) {
         use AuthorizationSourceType as T;
@@ -545,6 +549,14 @@ impl Validator {
             self.duration("spec.retry.backoff", r.backoff.as_ref());
         }
         self.constraint(p.spec.retry_constraint.as_ref());
+        let s = &p.spec;
+        let ejection = s.outlier_detection.as_ref().and_then(|o| o.base_ejection_time.as_ref());
+        self.longer_than_nothing("spec.outlierDetection.baseEjectionTime", ejection);
+        self.longer_than_nothing("spec.localRateLimit.interval", s.local_rate_limit.as_ref().map(|l| &l.interval));
+    }
+    fn longer_than_nothing(&mut self, field: &str, d: Option<&Duration>) {
+        let nothing = self.duration(field, d).is_some_and(|d| d.is_zero());
+        self.check(!nothing, field, || ("must be longer than 0s".into(), "write a longer one or leave it out"));
     }
     fn budget_policy(&mut self, p: &XBackendTrafficPolicy) {
         self.targets(p.spec.target_refs.len());

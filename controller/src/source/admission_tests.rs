@@ -118,6 +118,14 @@ fn what_it_refuses_of_other_kinds() {
             "17 is outside 1 to 16",
         ),
         (
+            "apiVersion: weft.dev/v1alpha1\nkind: TrafficPolicy\nmetadata: {name: a}\nspec: {targetRefs: [{group: '', kind: Service, name: a}], localRateLimit: {requests: 1, interval: 0s}}\n",
+            "spec.localRateLimit.interval: must be longer than 0s",
+        ),
+        (
+            "apiVersion: weft.dev/v1alpha1\nkind: MeshTLSPolicy\nmetadata: {name: a}\nspec: {targetRefs: [{group: '', kind: Namespace, name: a}, {group: '', kind: Namespace, name: b}], mode: Strict}\n",
+            "spec.targetRefs: has 2 Namespaces",
+        ),
+        (
             "apiVersion: gateway.networking.k8s.io/v1\nkind: TLSRoute\nmetadata: {name: a}\nspec: {hostnames: [1.2.3.4], rules: [{backendRefs: [{name: a, port: 1}]}]}\n",
             "\"1.2.3.4\" is no host name",
         ),
