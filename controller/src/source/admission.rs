@@ -485,7 +485,7 @@ impl Validator {
                 ("is only for kind Pod".into(), "name the target")
             });
         }
-        let namespaces = p.spec.target_refs.iter().filter(|t| t.kind == "Namespace").count();
+        let namespaces = targets.iter().filter(|t| t.kind == "Namespace").count();
         self.check(namespaces <= 1, "spec.targetRefs", || {
             (format!("has {namespaces} Namespaces"), "a policy can have the namespace that it is in, and no other")
         });
