@@ -11,6 +11,7 @@
 
 pub mod apply;
 pub mod backend;
+pub mod lists;
 pub mod plan;
 
 pub use apply::{ApplyError, apply, remove, verify};

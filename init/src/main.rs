@@ -2,8 +2,8 @@
 
 use clap::{Args, Parser, Subcommand};
 use ipnet::IpNet;
-use std::{collections::BTreeSet, net::IpAddr, path::PathBuf, process::ExitCode};
-use weft_init::{Backend, Family, Plan};
+use std::{collections::BTreeSet, path::PathBuf, process::ExitCode};
+use weft_init::{Backend, Family, Plan, lists};
 
 #[derive(Parser)]
 #[command(name = "weft-init", version, about = "Captures a pod's TCP traffic for its sidecar")]
@@ -35,15 +35,16 @@ struct PlanArgs {
     /// Port on which the proxy accepts what is sent to the application
     #[arg(long, env = "WEFT_INBOUND_PORT", default_value_t = 15006)]
     inbound_port: u16,
-    /// Inbound ports that are not captured, comma-separated
-    #[arg(long, env = "WEFT_EXCLUDE_INBOUND_PORTS", value_delimiter = ',')]
-    exclude_inbound_ports: Vec<u16>,
-    /// Destination ports that are not captured, comma-separated
-    #[arg(long, env = "WEFT_EXCLUDE_OUTBOUND_PORTS", value_delimiter = ',')]
-    exclude_outbound_ports: Vec<u16>,
+    /// Inbound ports that are not captured: numbers and ranges, comma-separated
+    #[arg(long, env = "WEFT_EXCLUDE_INBOUND_PORTS", default_value = "", value_parser = lists::ports)]
+    exclude_inbound_ports: BTreeSet<u16>,
+    /// Destination ports that are not captured: numbers and ranges, comma-separated
+    #[arg(long, env = "WEFT_EXCLUDE_OUTBOUND_PORTS", default_value = "", value_parser = lists::ports)]
+    exclude_outbound_ports: BTreeSet<u16>,
     /// Destination networks that are not captured, comma-separated CIDRs
-    #[arg(long, env = "WEFT_EXCLUDE_OUTBOUND_NETWORKS", value_delimiter = ',', value_parser = network)]
-    exclude_outbound_networks: Vec<IpNet>,
+    // the full path: clap takes a bare `Vec` for an argument that is repeated
+    #[arg(long, env = "WEFT_EXCLUDE_OUTBOUND_NETWORKS", default_value = "", value_parser = lists::networks)]
+    exclude_outbound_networks: ::std::vec::Vec<IpNet>,
     /// nft or legacy; found out when not given
     #[arg(long, env = "WEFT_IPTABLES")]
     backend: Option<Backend>,
@@ -58,8 +59,8 @@ impl PlanArgs {
             proxy_uid: self.proxy_uid,
             outbound_port: self.outbound_port,
             inbound_port: self.inbound_port,
-            exclude_inbound_ports: BTreeSet::from_iter(self.exclude_inbound_ports.iter().copied()),
-            exclude_outbound_ports: BTreeSet::from_iter(self.exclude_outbound_ports.iter().copied()),
+            exclude_inbound_ports: self.exclude_inbound_ports.clone(),
+            exclude_outbound_ports: self.exclude_outbound_ports.clone(),
             exclude_outbound_networks: self.exclude_outbound_networks.clone(),
         }
     }
@@ -70,13 +71,6 @@ impl PlanArgs {
         nix::sched::setns(file, nix::sched::CloneFlags::CLONE_NEWNET)
             .map_err(|e| anyhow::anyhow!("cannot enter the network namespace {}: {e}", path.display()))
     }
-}
-
-/// A CIDR, or a single address.
-fn network(s: &str) -> Result<IpNet, String> {
-    s.parse::<IpNet>()
-        .or_else(|_| s.parse::<IpAddr>().map(IpNet::from))
-        .map_err(|_| "neither an IP address nor a CIDR such as 10.0.0.0/8".into())
 }
 
 fn main() -> ExitCode {
