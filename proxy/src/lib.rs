@@ -28,6 +28,7 @@ pub mod outbound;
 pub mod picker;
 pub mod preamble;
 pub mod probe;
+pub mod sidecar;
 pub mod stats;
 mod sys;
 pub mod tcp;

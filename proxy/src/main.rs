@@ -2,12 +2,17 @@
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    net::SocketAddr,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 use tracing_subscriber::{EnvFilter, layer::SubscriberExt, reload, util::SubscriberInitExt};
 use weft_proxy::{
     admin::LOG_FILTER,
     config::Config,
     control::{Proxy, State},
+    sidecar,
 };
 
 /// The sidecar of the Weft mesh.
@@ -26,6 +31,17 @@ struct Args {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Start as the sidecar of a pod: everything comes from the WEFT_* variables that the injector writes.
+    Sidecar,
+    /// Wait until the running proxy serves: the start gate of clusters without native sidecars.
+    Wait {
+        /// Admin address of the running proxy.
+        #[arg(long, env = "WEFT_ADMIN", default_value = "127.0.0.1:15020")]
+        admin: SocketAddr,
+        /// Give up after so many seconds; the kubelet then restarts the container.
+        #[arg(long, default_value_t = 120)]
+        seconds: u64,
+    },
     /// The preStop hook: tells the running proxy to drain its inbound side.
     #[command(name = "drain")]
     Drain {
@@ -37,8 +53,10 @@ enum Command {
 
 fn main() -> anyhow::Result<()> {
     let args = Args::parse();
-    if let Some(Command::Drain { admin }) = args.command {
-        return drain(admin);
+    match args.command {
+        Some(Command::Drain { admin }) => return drain(admin),
+        Some(Command::Wait { admin, seconds }) => return wait(admin, Duration::from_secs(seconds)),
+        Some(Command::Sidecar) | None => {}
     }
     let filter = EnvFilter::try_new(&args.log).context("--log")?;
     let (filter, handle) = reload::Layer::new(filter);
@@ -50,8 +68,11 @@ fn main() -> anyhow::Result<()> {
     };
     // set once: this is the only main
     let _ = LOG_FILTER.set(Box::new(set));
-    let path = args.config.context("--config is missing")?;
-    let proxy = Proxy::start(Config::load(&path)?)?;
+    let config = match args.command {
+        Some(Command::Sidecar) => sidecar::config()?,
+        _ => Config::load(&args.config.context("--config is missing")?)?,
+    };
+    let proxy = Proxy::start(config)?;
     let control = proxy.control();
     let mut state = proxy.state();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -73,15 +94,35 @@ fn main() -> anyhow::Result<()> {
     })
 }
 
-/// Plain HTTP/1.1 over the loopback: no client library for one request.
 fn drain(admin: SocketAddr) -> anyhow::Result<()> {
+    let answer = ask(admin, "POST", "/drain")?;
+    anyhow::ensure!(answer.starts_with("HTTP/1.1 200"), "the proxy answered {:?}", answer.lines().next());
+    Ok(())
+}
+
+fn wait(admin: SocketAddr, limit: Duration) -> anyhow::Result<()> {
+    let end = Instant::now() + limit;
+    loop {
+        let answer = ask(admin, "GET", "/ready");
+        if answer.as_ref().is_ok_and(|a| a.starts_with("HTTP/1.1 200")) {
+            return Ok(());
+        }
+        if Instant::now() >= end {
+            // its last line says what it waits for
+            anyhow::bail!("not ready after {} s: {}", limit.as_secs(), answer?.lines().last().unwrap_or_default());
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+/// Plain HTTP/1.1 over the loopback: no client library for one request.
+fn ask(admin: SocketAddr, method: &str, path: &str) -> anyhow::Result<String> {
     use std::io::{Read, Write};
     let limit = Duration::from_secs(2);
     let mut s = std::net::TcpStream::connect_timeout(&admin, limit).with_context(|| format!("admin {admin}"))?;
     s.set_read_timeout(Some(limit))?;
-    write!(s, "POST /drain HTTP/1.1\r\nHost: {admin}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")?;
+    write!(s, "{method} {path} HTTP/1.1\r\nHost: {admin}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")?;
     let mut answer = String::new();
     s.read_to_string(&mut answer)?;
-    anyhow::ensure!(answer.starts_with("HTTP/1.1 200"), "the proxy answered {:?}", answer.lines().next());
-    Ok(())
+    Ok(answer)
 }
