@@ -3,7 +3,7 @@
 #   weft.dev/weft-proxy     weft-proxy and weft-init, with the iptables programs that weft-init calls
 #   weft.dev/weft-control   weft-ca, weft-controller, weft-injector and weft
 #   weft.dev/sample         weft alone, for `weft sample`: the services of examples/shop
-# OUT (default: images/ in the target directory) gets one .tar each, REGISTRY and TAG change the names.
+# OUT (default: images/ in the target directory) gets one .tar each, REGISTRY and TAG change the names. BIN is a folder of programs that are built already.
 #
 # PROFILE is cargo's profile, `quick` by default: optimised as `release`, but without link-time optimisation and in 16 units. On two cores that is
 # minutes instead of a quarter of an hour, and `make demo` has compiled the same. A release is built with PROFILE=release; PROFILE=dev saves time
@@ -28,7 +28,9 @@ pack=$("$here/pack.sh")
 
 proxy=(weft-proxy weft-init) control=(weft-ca weft-controller weft-injector weft)
 if [ ! -e injector/src/main.rs ]; then echo "images: weft-injector has no program yet; weft-control goes without it" >&2; control=(weft-ca weft-controller weft); fi
-cargo build --locked --profile "$profile" -p weft-proxy -p weft-init -p weft-ca -p weft-controller -p weft-injector -p weft-cli
+if [ -n "${BIN:-}" ]; then bin=$BIN; else
+  cargo build --locked --profile "$profile" -p weft-proxy -p weft-init -p weft-ca -p weft-controller -p weft-injector -p weft-cli
+fi
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

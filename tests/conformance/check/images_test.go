@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"crypto/tls"
 	"encoding/json"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -105,11 +106,18 @@ func TestEchoAdvanced(t *testing.T) {
 		{"grpc://127.0.0.1:" + grpcPort},
 		{"tcp://127.0.0.1:" + tcp},
 	} {
-		out := eventually(t, func() ([]byte, error) { return exec.Command(bin+"client", args...).Output() })
-		// The suite parses the client's output with the same function.
-		r := echo.ParseResponse(string(out))
-		if r.Code != "200" || r.Hostname != host {
-			t.Errorf("client %v: code %q from host %q, output:\n%s", args, r.Code, r.Hostname, out)
+		r := eventually(t, func() (echo.Response, error) {
+			out, err := exec.Command(bin+"client", args...).Output()
+			// The suite parses the client's output with the same function.
+			r := echo.ParseResponse(string(out))
+			// The server answers 503 until all its ports are open.
+			if err == nil && r.Code != "200" {
+				err = fmt.Errorf("client %v: code %q, output:\n%s", args, r.Code, out)
+			}
+			return r, err
+		})
+		if r.Hostname != host {
+			t.Errorf("client %v: answer of host %q", args, r.Hostname)
 		}
 	}
 }
