@@ -1,11 +1,19 @@
 //! What an `AuthorizationPolicy` does to calls: from inside the mesh, from outside, over HTTP, gRPC and bytes.
 #![allow(clippy::unwrap_used)]
 
+use std::path::PathBuf;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     time::timeout,
 };
-use weft_test_mesh::{LIMIT, Mesh, client::Answer, client::Call, eventually, objects::Objects, raw};
+use weft_test_mesh::{
+    LIMIT, Mesh,
+    app::Reply,
+    client::{Answer, Call},
+    eventually,
+    objects::Objects,
+    raw,
+};
 
 /// Clients `web` and `cart`, `outside` without a sidecar, and `orders` with HTTP on 80 and bytes on 90.
 fn shop() -> Objects {
@@ -167,4 +175,58 @@ async fn probes_of_the_kubelet_pass() {
     }
     // the exception is for who has no identity; whoever has one is judged by it
     assert_eq!(send(&mesh.pod("web").call("orders", 80).path("/healthz")).await.status, 403);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_under_way_ends_when_it_is_no_longer_allowed() {
+    let objects = shop();
+    let mesh = Mesh::builder()
+        .yaml(objects.yaml())
+        .app("orders-1", |_, seen| match seen.path.as_str() {
+            "/slow" => Reply::After(LIMIT * 2, Box::new(Reply::Echo)),
+            _ => Reply::Echo,
+        })
+        .start()
+        .await;
+    let slow = mesh.pod("cart").call("orders", 80).path("/slow");
+    let waiting = tokio::spawn(async move { slow.send().await.unwrap() });
+    eventually("the request has reached the application", async || mesh.app("orders-1").requests() == 1).await;
+    mesh.save(objects.clone().and(&policy("only-web", &format!("rules: [{{{WEB}}}]"))).yaml());
+    let a = timeout(LIMIT, waiting).await.unwrap().unwrap();
+    assert_eq!(a.status, 403, "{:?}", a.headers);
+}
+
+/// Where the sidecar of a pod of this process logs.
+fn log_of(pod: &str) -> PathBuf {
+    std::env::temp_dir().join(format!("weft-authorization-{}-{pod}.log", std::process::id()))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_access_log_names_the_policy() {
+    let objects = shop()
+        .and(&policy("only-web", &format!("rules: [{{{WEB}}}]")))
+        .and(&policy("trial", "mode: DryRun, action: Deny, rules: [{http: [{methods: [PUT]}]}]"));
+    let mesh = Mesh::builder().yaml(objects.yaml()).tweak(|c| c.access_log = Some(log_of(&c.pod.name))).start().await;
+    let web = mesh.pod("web").call("orders", 80);
+    for call in [web.clone(), web.method("PUT"), mesh.pod("cart").call("orders", 80)] {
+        send(&call).await;
+    }
+    let logged = async || {
+        let text = std::fs::read_to_string(log_of("orders-1")).unwrap_or_default();
+        let lines = text.lines().filter_map(|l| serde_json::from_str::<serde_json::Value>(l).ok());
+        lines.map(|l| (l["status"].clone(), l["policy"].clone(), l["policy_mode"].clone())).collect::<Vec<_>>()
+    };
+    eventually("three lines", async || logged().await.len() == 3).await;
+    use serde_json::{Value::Null, json};
+    assert_eq!(
+        logged().await,
+        [
+            (json!(200), Null, Null),
+            (json!(200), json!("shop/trial"), json!("dry_run")),
+            (json!(403), json!("shop/only-web"), json!("enforce")),
+        ]
+    );
+    for pod in ["web", "cart", "orders-1"] {
+        let _ = std::fs::remove_file(log_of(pod));
+    }
 }

@@ -271,3 +271,24 @@ async fn row_83_the_family_that_was_dialled() {
         }
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn session_affinity_holds_where_a_route_leads() {
+    let objects = web(4).service("front", "nobody", &["80, name: http"]).route(
+        "front",
+        "front",
+        "[{backendRefs: [{name: web, port: 80}]}]",
+    );
+    let pods = async |yaml: &str| {
+        let mesh = Mesh::start(yaml).await;
+        let call = mesh.pod("client").call("front", 80);
+        let mut seen = std::collections::BTreeSet::new();
+        for _ in 0..30 {
+            seen.insert(send(&call).await.pod());
+        }
+        seen.len()
+    };
+    let sticky = objects.yaml().replace("clusterIP: 10.96.2.1,", "clusterIP: 10.96.2.1, sessionAffinity: ClientIP,");
+    assert_eq!(pods(&sticky).await, 1);
+    assert!(pods(objects.yaml()).await > 1);
+}
