@@ -42,7 +42,7 @@ fn object(d: &mut Dice) -> String {
         2 => "[{matches: [{path: {type: RegularExpression, value: '['}}]}]".into(),
         _ => format!("[{{backendRefs: [{{name: z, namespace: {far}, port: 80, weight: {n}}}]}}]"),
     };
-    match d.roll(12) {
+    match d.roll(14) {
         0 => namespace(ns, d.roll(2) == 0),
         1 | 2 => {
             let ports = d.pick(&[
@@ -60,11 +60,20 @@ fn object(d: &mut Dice) -> String {
             d.pick(&["Strict", "Permissive"])
         ),
         7 => format!(
-            "---\napiVersion: weft.dev/v1alpha1\nkind: TrafficPolicy\nmetadata: {{namespace: {ns}, name: t}}\nspec: {{targetRefs: [{{{}}}], timeouts: {{request: {n}s}}}}\n",
+            "---\napiVersion: weft.dev/v1alpha1\nkind: TrafficPolicy\nmetadata: {{namespace: {ns}, name: {}}}\nspec: {{targetRefs: [{{{}}}], timeouts: {{request: {n}s}}, {}}}\n",
+            // two of them, so that they are in conflict
+            d.pick(&["t", "u"]),
             d.pick(&[
                 "group: '', kind: Service, name: x",
+                "group: '', kind: Service, name: x, sectionName: http",
                 "group: gateway.networking.k8s.io, kind: HTTPRoute, name: y"
-            ])
+            ]),
+            d.pick(&["retry: {attempts: 2}", "loadBalancing: {type: Random}", "connectionLimits: {maxRequests: 3}"])
+        ),
+        9 => format!(
+            "---\napiVersion: weft.dev/v1alpha1\nkind: AuthorizationPolicy\nmetadata: {{namespace: {ns}, name: {name}}}\nspec: {{targetRefs: [{{group: '', kind: {}}}], action: {}, rules: [{{sources: [{{type: Namespace, namespace: {far}}}]}}]}}\n",
+            d.pick(&["Pod, selector: {matchLabels: {app: x}}", "ServiceAccount, name: y"]),
+            d.pick(&["Allow", "Deny"])
         ),
         8 => format!(
             "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{namespace: {ns}, name: s{n}, labels: {{kubernetes.io/service-name: {name}}}}}\naddressType: IPv4\nports: [{{name: http, port: 8080}}]\nendpoints: [{{addresses: [10.244.0.{n}]}}]\n"
