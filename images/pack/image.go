@@ -80,7 +80,10 @@ func (l *layer) packLayer(w io.Writer, compress bool) (diffID, digest string, er
 		digest = fmt.Sprintf("%x", written.Sum(nil))
 		return digest, digest, err
 	}
-	z := gzip.NewWriter(both)
+	z, err := gzip.NewWriterLevel(both, gzip.BestCompression) // packed once, downloaded often
+	if err != nil {
+		return "", "", err
+	}
 	if err = l.tar(io.MultiWriter(z, content)); err == nil {
 		err = z.Close()
 	}
