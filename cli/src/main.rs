@@ -2,6 +2,7 @@
 //! request goes where it goes, `check` finds mistakes in a folder of objects.
 
 mod admin;
+mod calls;
 mod check;
 mod demo;
 mod dump;

@@ -1,6 +1,7 @@
 //! The sample application: an HTTP/1.1 and HTTP/2 server that answers who it is, fails a share of its requests and dawdles on another.
-//! It stands for the services of `examples/shop`, in the demo and in tests; a mesh must not be needed to run it.
+//! With targets it also calls others ([`crate::calls`]). It stands for the services of `examples/shop`, in the demo and in tests; a mesh must not be needed to run it.
 
+use crate::calls::Target;
 use anyhow::Context as _;
 use bytes::Bytes;
 use clap::Parser;
@@ -34,6 +35,12 @@ pub struct Args {
     /// Answer gRPC calls (any method) with an empty message and `grpc-status: 0`
     #[arg(long)]
     pub grpc: bool,
+    /// Call this, again and again: http://HOST[:PORT]/PATH, or grpc://HOST[:PORT]/SERVICE/METHOD; several are separated by commas
+    #[arg(long, env = "WEFT_SAMPLE_CALL", value_delimiter = ',')]
+    pub call: Vec<Target>,
+    /// Calls per second and target
+    #[arg(long, env = "WEFT_SAMPLE_CALL_RATE", default_value_t = 20, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    pub call_rate: u16,
 }
 
 fn listen(s: &str) -> Result<SocketAddr, String> {
@@ -96,6 +103,9 @@ pub fn run(args: Args) -> anyhow::Result<()> {
 
 async fn serve(args: Args) -> anyhow::Result<()> {
     let listener = TcpListener::bind(args.listen).await.with_context(|| format!("cannot listen on {}", args.listen))?;
+    for target in args.call.clone() {
+        tokio::spawn(target.run(args.call_rate.into()));
+    }
     let args = Arc::new(args);
     let server = auto::Builder::new(TokioExecutor::new());
     loop {
