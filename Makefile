@@ -35,7 +35,7 @@ conformance-mesh: ## every mesh test of the official Gateway API suite on a clus
 	@tests/conformance/mesh.py $(ARGS)
 
 test: ## everything that must hold: format, lints, licences, unit, property, simulation, mesh and namespace tests
-	@tests/tools/deps.sh build test chart
+	@tests/tools/deps.sh build test chart images cluster
 	@tests/tools/test.sh
 
 lint: deps ## format, clippy with warnings denied, licences and bans

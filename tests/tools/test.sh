@@ -1,10 +1,35 @@
 #!/usr/bin/env bash
-# The whole test run, in the order in which a mistake is cheapest to find. `test.sh lint` stops after the checks that run nothing.
+# The whole test run, in the order in which a mistake is cheapest to find. `test.sh lint` stops after the checks that run nothing; `test.sh cluster` and
+# `test.sh conformance` are those steps alone.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
 step() { printf '\n== %s\n' "$*"; }
 left_out=()
+
+# A cluster for the tests alone: a person's own, which `make cluster` started, stays as it is.
+cluster_tests() {
+  export WEFT_CLUSTER=weft-test
+  cargo test --locked --quiet -p weft-test-cluster --no-run # here: the node's network has no way out
+  cargo test --locked --quiet -p weft-test-cluster --test lifecycle -- --ignored --test-threads 1
+  trap 'tests/cluster/cluster down' EXIT
+  tests/cluster/cluster up
+  tests/cluster/cluster images
+  tests/cluster/cluster enter cargo test --locked --quiet --offline -p weft-test-cluster --test kit -- --ignored --test-threads 1
+  tests/cluster/cluster down
+  trap - EXIT
+}
+
+conformance() {
+  python3 -m unittest discover -s tests/conformance -p '*_test.py'
+  # not over the report that lies in docs/conformance: a person renews that one
+  tests/conformance/mesh.py --report "${CARGO_TARGET_DIR:-target}/conformance/report.yaml"
+}
+
+case ${1:-} in
+  cluster) cluster_tests; exit ;;
+  conformance) conformance; exit ;;
+esac
 
 step "format"
 cargo fmt --all --check
@@ -38,6 +63,17 @@ if [ "$(id -u)" = 0 ] && ip netns add weft-probe 2>/dev/null; then
   cargo test --locked --quiet -p weft-test-netns -- --ignored --test-threads 1
 else
   left_out+=("network-namespace tests: they need root and network namespaces")
+fi
+
+step "images' packer, conformance driver"
+if command -v go >/dev/null; then (cd images/pack && go vet . && go test -count=1 .); else left_out+=("tests of images/pack: they need Go"); fi
+python3 -m unittest discover -s tests/conformance -p '*_test.py'
+
+step "cluster"
+if why=$(tests/cluster/cluster able 2>&1); then
+  cluster_tests
+else
+  left_out+=("cluster tests: ${why#cluster: }")
 fi
 
 step "done"
