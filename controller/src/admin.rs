@@ -1,26 +1,41 @@
-//! What the controller says of itself: `/live`, `/ready`, and `/status` with every route's conditions, what is wrong with the files, and what
+//! What the controller says of itself: `/live`, `/ready`, `/metrics`, and `/status` with every route's conditions, what is wrong with the files, and what
 //! proxies refuse. For people and probes; nothing secret is in it.
 
-use crate::world::World;
-use axum::{Json, Router, extract::State, http::StatusCode, routing::get};
+use crate::{metrics::Metrics, world::World};
+use axum::{
+    Json, Router,
+    extract::State,
+    http::{HeaderName, StatusCode, header::CONTENT_TYPE},
+    routing::get,
+};
 use serde_json::{Value, json};
 use std::sync::Arc;
 use tokio::net::TcpListener;
+use weft_discovery::trust::Confirmations;
 use weft_identity::CredentialCell;
 
 #[derive(Clone)]
 struct Admin {
     world: Arc<World>,
     cell: CredentialCell,
+    metrics: Arc<Metrics>,
+    confirmations: Confirmations,
 }
 
 /// Serves until dropped.
-pub async fn serve(listener: TcpListener, world: Arc<World>, cell: CredentialCell) {
+pub async fn serve(
+    listener: TcpListener,
+    world: Arc<World>,
+    cell: CredentialCell,
+    metrics: Arc<Metrics>,
+    confirmations: Confirmations,
+) {
     let routes = Router::new()
         .route("/live", get(|| async { "live\n" }))
         .route("/ready", get(ready))
+        .route("/metrics", get(measured))
         .route("/status", get(status))
-        .with_state(Admin { world, cell });
+        .with_state(Admin { world, cell, metrics, confirmations });
     if let Err(e) = axum::serve(listener, routes).await {
         tracing::error!(error = %e, "admin server ended");
     }
@@ -34,6 +49,11 @@ async fn ready(State(s): State<Admin>) -> (StatusCode, &'static str) {
         (_, false) => (StatusCode::SERVICE_UNAVAILABLE, "no certificate from the CA yet\n"),
         (true, true) => (StatusCode::OK, "ready\n"),
     }
+}
+
+async fn measured(State(s): State<Admin>) -> ([(HeaderName, &'static str); 1], String) {
+    let text = s.metrics.render(s.confirmations.connected(), s.world.counted());
+    ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text)
 }
 
 async fn status(State(s): State<Admin>) -> Json<Value> {

@@ -18,6 +18,8 @@ use weft_core::{
 
 /// `weft.dev/inject: enabled` on a namespace or pod; `disabled` on a pod takes it out.
 pub const INJECT_LABEL: &str = "weft.dev/inject";
+/// Name of the sidecar's container.
+pub const PROXY_CONTAINER: &str = "weft-proxy";
 /// Ports of a pod that its capture leaves alone, separated by commas.
 pub const EXCLUDE_INBOUND: &str = "weft.dev/exclude-inbound-ports";
 /// Ports that a pod's calls go to without its sidecar, separated by commas.
@@ -205,6 +207,8 @@ pub struct PodFacts {
     pub terminating: bool,
     /// What the pod's own label says of the mesh.
     pub inject: Option<bool>,
+    /// It runs the sidecar's container.
+    pub sidecar: bool,
     /// Ports that the sidecar does not take.
     pub excluded: BTreeSet<u16>,
     /// Ports of others that its calls reach without the sidecar.
@@ -229,6 +233,7 @@ impl PodFacts {
         let absent = matches!(status.phase.as_deref(), Some("Pending" | "Succeeded" | "Failed" | "Unknown"));
         let labels = meta.labels.clone().unwrap_or_default();
         let containers = || spec.containers.iter().chain(spec.init_containers.iter().flatten());
+        let sidecar = containers().any(|c| c.name == PROXY_CONTAINER);
         let named = containers()
             .flat_map(|c| c.ports.iter().flatten())
             .filter_map(|p| Some((p.name.as_deref()?.into(), port(p.container_port)?)));
@@ -255,6 +260,7 @@ impl PodFacts {
             absent,
             terminating: meta.deletion_timestamp.is_some(),
             inject: labels.get(INJECT_LABEL).map(|v| v == "enabled"),
+            sidecar,
             labels,
             excluded: ports_of(EXCLUDE_INBOUND),
             excluded_outbound: ports_of(EXCLUDE_OUTBOUND),

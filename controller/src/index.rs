@@ -26,6 +26,16 @@ pub struct Mesh {
     pub system_namespace: Arc<str>,
     /// Name of the mesh resource.
     pub name: Arc<str>,
+    pub members: Members,
+}
+/// How a pod is known to be in the mesh.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Members {
+    /// By its label or its namespace's: files say what shall be.
+    #[default]
+    Labelled,
+    /// By its sidecar: a cluster says what is, and a pod from before the label has none.
+    WithSidecar,
 }
 impl Default for Mesh {
     fn default() -> Self {
@@ -33,6 +43,7 @@ impl Default for Mesh {
             trust_domain: "cluster.local".into(),
             system_namespace: weft_identity::SYSTEM_NAMESPACE.into(),
             name: "weft".into(),
+            members: Members::default(),
         }
     }
 }
@@ -349,16 +360,23 @@ impl Index {
     pub fn get(&self, key: &ObjectKey) -> Option<&Stored> {
         self.objects.get(key)
     }
+    /// How many objects there are.
+    pub fn len(&self) -> usize {
+        self.objects.len()
+    }
+    pub fn is_empty(&self) -> bool {
+        self.objects.is_empty()
+    }
     pub fn objects(&self) -> impl Iterator<Item = (&ObjectKey, &Stored)> {
         self.objects.iter()
-    }
-    pub fn of_kind_in<'i>(&'i self, kind: Kind, namespace: &str) -> impl Iterator<Item = &'i Stored> {
-        let names = self.by_namespace.get(&(kind, Arc::from(namespace)));
-        names.into_iter().flatten().filter_map(move |n| self.objects.get(&ObjectKey { kind, name: n.clone() }))
     }
     pub fn of_kind(&self, kind: Kind) -> impl Iterator<Item = &Stored> {
         let names = self.by_namespace.iter().filter(move |((k, _), _)| *k == kind).flat_map(|(_, names)| names);
         names.filter_map(move |n| self.objects.get(&ObjectKey { kind, name: n.clone() }))
+    }
+    pub fn of_kind_in<'i>(&'i self, kind: Kind, namespace: &str) -> impl Iterator<Item = &'i Stored> {
+        let names = self.by_namespace.get(&(kind, Arc::from(namespace)));
+        names.into_iter().flatten().filter_map(move |n| self.objects.get(&ObjectKey { kind, name: n.clone() }))
     }
     pub fn service(&self, name: &Name) -> Option<&Arc<ServiceFacts>> {
         self.services.get(name)
@@ -420,9 +438,13 @@ impl Index {
     pub fn namespace_meshed(&self, namespace: &str) -> bool {
         self.namespace_labels(namespace).and_then(|l| l.get(INJECT_LABEL)).is_some_and(|v| v == "enabled")
     }
-    /// Whether a pod has a sidecar: its own label, else its namespace's. Pods in the host's network never do.
+    /// Whether a pod has a sidecar: in a cluster its container, in files its own label, else its namespace's. Pods in the host's network never do.
     pub fn meshed(&self, pod: &PodFacts) -> bool {
-        !pod.host_network && pod.inject.unwrap_or_else(|| self.namespace_meshed(&pod.name.namespace))
+        let member = || match self.mesh.members {
+            Members::WithSidecar => pod.sidecar,
+            Members::Labelled => pod.inject.unwrap_or_else(|| self.namespace_meshed(&pod.name.namespace)),
+        };
+        !pod.host_network && member()
     }
     pub fn identity(&self, pod: &PodFacts) -> Option<WorkloadIdentity> {
         WorkloadIdentity::new(&self.mesh.trust_domain, &pod.name.namespace, &pod.service_account).ok()

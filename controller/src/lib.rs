@@ -11,12 +11,16 @@
 pub mod admin;
 pub mod attach;
 pub mod check;
+pub mod cluster;
 pub mod compile;
 pub mod convert;
 pub mod explain;
 pub mod facts;
+#[cfg(test)]
+pub mod fake_api;
 pub mod finding;
 pub mod index;
+pub mod metrics;
 pub mod object;
 pub mod refs;
 pub mod run;
@@ -30,5 +34,5 @@ pub mod world;
 pub use check::check;
 pub use finding::{Finding, Severity};
 pub use index::{Index, Mesh};
-pub use source::folder::Folder;
+pub use source::{folder::Folder, kubernetes::Kubernetes};
 pub use world::World;

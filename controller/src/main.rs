@@ -1,4 +1,4 @@
-//! `weft-controller`: serves what a folder of objects says to the proxies of the mesh.
+//! `weft-controller`: serves what the objects of a cluster or a folder say to the proxies of the mesh.
 
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
@@ -25,19 +25,22 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Serve the objects of a folder
+    /// Serve the objects of a cluster or a folder
     Serve(Serve),
 }
 
 #[derive(Args)]
 struct Serve {
+    /// Read and write the objects of a Kubernetes cluster: the pod's own, or that of KUBECONFIG
+    #[arg(long, conflicts_with = "folder", required_unless_present = "folder")]
+    kubernetes: bool,
     /// Folder of Kubernetes objects in YAML, watched; may be given more than once
-    #[arg(long, required = true)]
+    #[arg(long)]
     folder: Vec<PathBuf>,
     /// Address for proxies
     #[arg(long, default_value = "0.0.0.0:15012")]
     listen: SocketAddr,
-    /// Address for /ready, /live and /status
+    /// Address for /ready, /live, /metrics and /status
     #[arg(long)]
     admin: Option<SocketAddr>,
     /// The mesh's trust domain
@@ -52,6 +55,9 @@ struct Serve {
     /// File with the trust bundle to begin with
     #[arg(long)]
     bundle: PathBuf,
+    /// Namespace of the control plane
+    #[arg(long, default_value = weft_identity::SYSTEM_NAMESPACE)]
+    namespace: String,
     /// Name of this replica
     #[arg(long, env = "HOSTNAME", default_value = "weft-controller")]
     replica: String,
@@ -88,9 +94,15 @@ fn serve(args: Serve) -> anyhow::Result<()> {
             tokio::select! { _ = terminate.recv() => {}, _ = tokio::signal::ctrl_c() => {} }
             signalled.cancel();
         });
-        let mesh = Mesh { trust_domain: Arc::from(args.trust_domain), ..Mesh::default() };
+        let (trust_domain, system_namespace) = (Arc::from(args.trust_domain), Arc::from(args.namespace));
+        let mesh = Mesh { trust_domain, system_namespace, ..Mesh::default() };
         let ca = CaSettings { addresses: args.ca, token: TokenSource::File(args.token), bundle: args.bundle };
         let settings = Settings { mesh, listen: args.listen, admin: args.admin, ca, replica: args.replica };
+        if args.kubernetes {
+            weft_identity::provider::install();
+            let client = weft_controller::source::kubernetes::client().await.context("cannot reach a cluster")?;
+            return run::kubernetes(settings, client, stop).await;
+        }
         run::run(settings, Folder::new(args.folder), stop).await
     })
 }

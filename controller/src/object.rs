@@ -124,6 +124,10 @@ impl fmt::Display for Kind {
     }
 }
 impl Kind {
+    /// A kind of Kubernetes itself, which every cluster has.
+    pub fn is_core(self) -> bool {
+        matches!(self.group(), "" | "apps" | "discovery.k8s.io") || self == Kind::NetworkPolicy
+    }
     pub fn is_route(self) -> bool {
         matches!(self, Kind::HTTPRoute | Kind::GRPCRoute | Kind::TLSRoute | Kind::TCPRoute | Kind::UDPRoute)
     }

@@ -1,6 +1,18 @@
 //! The controller as a process: source, world, discovery server, own certificate, trust. Also started in process by tests and the demo.
 
-use crate::{admin, finding::Severity, index::Mesh, serve::Serving, source::Source, status, world::World};
+use crate::{
+    admin, cluster,
+    finding::Severity,
+    index::{Members, Mesh},
+    metrics::Metrics,
+    serve::Serving,
+    source::{
+        Source,
+        kubernetes::{Cluster, Kubernetes},
+    },
+    status,
+    world::World,
+};
 use anyhow::Context as _;
 use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 use tokio::{net::TcpListener, sync::watch};
@@ -35,6 +47,25 @@ pub struct Settings {
 
 /// Runs until `stop`. Errors: what keeps it from starting.
 pub async fn run(settings: Settings, source: impl Source, stop: CancellationToken) -> anyhow::Result<()> {
+    serve(settings, source, Arc::default(), None, stop).await
+}
+
+/// Serves a cluster, and writes to it what is made of its objects.
+pub async fn kubernetes(mut settings: Settings, client: kube::Client, stop: CancellationToken) -> anyhow::Result<()> {
+    settings.mesh.members = Members::WithSidecar;
+    let metrics = Arc::<Metrics>::default();
+    let source = Kubernetes::new(client.clone(), metrics.clone());
+    let known = source.cluster();
+    serve(settings, source, metrics, Some((client, known)), stop).await
+}
+
+async fn serve(
+    settings: Settings,
+    source: impl Source,
+    metrics: Arc<Metrics>,
+    cluster: Option<(kube::Client, Arc<Cluster>)>,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
     let bundle = tokio::select! {
         b = first_bundle(&settings.ca.bundle, &settings.mesh.trust_domain) => b?,
         () = stop.cancelled() => return Ok(()),
@@ -65,8 +96,21 @@ pub async fn run(settings: Settings, source: impl Source, stop: CancellationToke
     background.spawn(trust::follow(follow, cell.clone()));
     background.spawn(report(world.clone(), expected));
     if let Some(listener) = admin {
-        background.spawn(admin::serve(listener, world.clone(), cell.clone()));
+        let confirmations = server.confirmations();
+        background.spawn(admin::serve(listener, world.clone(), cell.clone(), metrics.clone(), confirmations));
     }
+    let writing = cluster.map(|(client, known)| {
+        let writer = cluster::Writer {
+            client,
+            world: world.clone(),
+            cluster: known,
+            metrics,
+            leading: cluster::lease::Leading::default(),
+            replica: settings.replica.clone(),
+            mesh: settings.mesh.name.clone(),
+        };
+        tokio::spawn(cluster::run(writer, settings.mesh.system_namespace.to_string(), stop.clone()))
+    });
     let reading = world.follow(source, stop.clone());
     let serving = async {
         // an index that is half full would call a Service "outside"
@@ -76,10 +120,16 @@ pub async fn run(settings: Settings, source: impl Source, stop: CancellationToke
             server.serve(listener, cell, stop.clone()).await;
         }
     };
-    tokio::select! {
+    let ended = tokio::select! {
         r = reading => r,
         () = serving => Ok(()),
+    };
+    if let Some(writing) = writing {
+        // gives the Lease back, so that another replica need not wait for it
+        stop.cancel();
+        _ = tokio::time::timeout(cluster::lease::RETRY * 2, writing).await;
     }
+    ended
 }
 
 /// The first bundle. The CA may still be about to publish it, and kubelet about to mount it: that is waited for. A file that is there and wrong is an error.

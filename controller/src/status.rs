@@ -19,6 +19,8 @@ use weft_core::route::Rule;
 
 /// Of a rule whose match another route has, too: its own kind, since the route stays valid.
 pub const SHADOWED: &str = "weft.dev/Shadowed";
+/// Of a parent whose configuration a proxy could not take.
+pub const REFUSED: &str = "weft.dev/Refused";
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Condition {
@@ -56,13 +58,18 @@ pub struct RouteReport {
     pub route: String,
     #[serde(skip)]
     pub key: ObjectKey,
+    /// Of the object that was judged.
+    #[serde(skip)]
+    pub uid: String,
+    #[serde(skip)]
+    pub generation: i64,
     pub parents: Vec<ParentReport>,
 }
 
 /// Whether a condition says that something is not as it was meant.
 pub fn is_bad(c: &Condition) -> bool {
     match c.kind {
-        "PartiallyInvalid" | SHADOWED => c.status,
+        "PartiallyInvalid" | SHADOWED | REFUSED => c.status,
         _ => !c.status,
     }
 }
@@ -102,7 +109,9 @@ impl<'i> Judge<'i> {
     pub fn report(&self, key: &ObjectKey, stored: &Stored) -> RouteReport {
         let parents = refs::parents(&stored.object).iter().enumerate();
         let parents = parents.map(|(i, p)| self.parent(key, stored, i, p)).collect();
-        RouteReport { route: key.to_string(), key: key.clone(), parents }
+        let meta = stored.object.metadata();
+        let (uid, generation) = (meta.uid.clone().unwrap_or_default(), meta.generation.unwrap_or_default());
+        RouteReport { route: key.to_string(), key: key.clone(), uid, generation, parents }
     }
 
     fn compiled(&self, key: &ObjectKey, stored: &Stored, service: &Name) -> Arc<Compiled> {

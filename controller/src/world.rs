@@ -8,6 +8,7 @@ use crate::{
     compile::{self, Compiled},
     finding::Finding,
     index::{Index, Mesh, Touched},
+    metrics::Counted,
     object::{Name, ObjectKey, Stored},
     source::{Source, Update},
     status::{self, Judge, RouteReport, policy::PolicyReport},
@@ -16,7 +17,11 @@ use ahash::HashMap;
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
-    sync::{Arc, Mutex, MutexGuard, RwLock, RwLockReadGuard},
+    sync::{
+        Arc, Mutex, MutexGuard, RwLock, RwLockReadGuard,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
 };
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -40,6 +45,9 @@ pub struct World {
     complete: watch::Sender<bool>,
     findings: watch::Sender<Arc<[Finding]>>,
     refusals: Mutex<Refusals>,
+    refusals_changed: watch::Sender<u64>,
+    /// Updates taken in, and microseconds spent on that.
+    updates: [AtomicU64; 2],
     reports: Mutex<Reports>,
 }
 
@@ -89,7 +97,17 @@ impl World {
         let inner = RwLock::new(Inner { index: Index::new(mesh), memo: Mutex::default() });
         let (news, complete, findings) =
             (broadcast::channel(NEWS).0, watch::channel(false).0, watch::channel(Arc::default()).0);
-        Arc::new(Self { inner, news, complete, findings, refusals: Mutex::default(), reports: Mutex::default() })
+        let refusals_changed = watch::channel(0).0;
+        Arc::new(Self {
+            inner,
+            news,
+            complete,
+            findings,
+            refusals: Mutex::default(),
+            refusals_changed,
+            updates: Default::default(),
+            reports: Mutex::default(),
+        })
     }
 
     /// Feeds the world from a source until `stop`.
@@ -115,6 +133,7 @@ impl World {
 
     /// Takes an update in and tells what changed.
     pub fn apply(&self, update: &Update) -> Touched {
+        let started = std::time::Instant::now();
         let (touched, changes) = {
             let mut inner = self.inner.write().unwrap_or_else(|e| e.into_inner());
             let touched = inner.index.apply(update);
@@ -138,7 +157,16 @@ impl World {
             // nobody listens: then nobody has to know
             _ = self.news.send(changes.into());
         }
+        self.updates[0].fetch_add(1, Relaxed);
+        self.updates[1].fetch_add(started.elapsed().as_micros() as u64, Relaxed);
         touched
+    }
+
+    /// For metrics.
+    pub fn counted(&self) -> Counted {
+        let (updates, took) = (self.updates[0].load(Relaxed), Duration::from_micros(self.updates[1].load(Relaxed)));
+        let (objects, routes) = self.with_index(|i| (i.len(), i.routes().count()));
+        Counted { objects, routes, updates, took }
     }
 
     /// Tells every proxy of something that is not in the index.
@@ -151,14 +179,22 @@ impl World {
         let mut refusals = self.refusals.lock().unwrap_or_else(|e| e.into_inner());
         if refusals.len() < REFUSALS {
             refusals.insert((workload.clone(), name.clone()), reason.into());
+            self.refusals_changed.send_modify(|n| *n += 1);
         }
     }
     /// A proxy took a resource into use.
     pub fn taken(&self, workload: &Arc<str>, name: &ResourceName) {
         let mut refusals = self.refusals.lock().unwrap_or_else(|e| e.into_inner());
         if !refusals.is_empty() {
-            refusals.remove(&(workload.clone(), name.clone()));
+            let removed = refusals.remove(&(workload.clone(), name.clone()));
+            if removed.is_some() {
+                self.refusals_changed.send_modify(|n| *n += 1);
+            }
         }
+    }
+    /// Tells when what proxies refuse changes.
+    pub fn refusal_changes(&self) -> watch::Receiver<u64> {
+        self.refusals_changed.subscribe()
     }
     /// What proxies refuse now: workload, resource, reason.
     pub fn refusals(&self) -> Vec<(Arc<str>, ResourceName, Box<str>)> {

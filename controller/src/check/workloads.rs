@@ -4,8 +4,8 @@ use super::Check;
 use crate::{
     compile,
     facts::{
-        EXCLUDE_INBOUND, EXCLUDE_OUTBOUND, INJECT_LABEL, Labels, ServiceFacts, TargetPort, label_selector_picks,
-        selects,
+        EXCLUDE_INBOUND, EXCLUDE_OUTBOUND, INJECT_LABEL, Labels, PROXY_CONTAINER, ServiceFacts, TargetPort,
+        label_selector_picks, selects,
     },
     finding::Severity::{Error, Info, Warning},
     object::{Kind, Name, Object, Stored},
@@ -23,8 +23,6 @@ use weft_core::policy::MeshTlsMode;
 
 /// The user that sidecars run as, whose traffic capture leaves alone.
 const PROXY_UID: i64 = 2102;
-/// Name of the sidecar's container.
-const PROXY_CONTAINER: &str = "weft-proxy";
 /// Where proxies reach the CA and the controller.
 const CONTROL_PORTS: [i32; 2] = [15010, 15012];
 

@@ -3,6 +3,7 @@
 pub mod admission;
 pub mod de;
 pub mod folder;
+pub mod kubernetes;
 pub mod suggest;
 pub mod yaml;
 
