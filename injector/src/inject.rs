@@ -106,7 +106,7 @@ fn excluded(pod: &Value) -> Option<(&'static str, bool)> {
 
 /// Judges a pod. `namespace`: labels and annotations of its namespace.
 pub fn judge(pod: &Value, labels: &Annotations, annotations: &Annotations, s: &Settings) -> Result<Verdict, Denial> {
-    if !pod["spec"]["containers"].as_array().is_some_and(|c| !c.is_empty()) {
+    if pod["spec"]["containers"].as_array().is_none_or(|c| c.is_empty()) {
         return Err(Denial::NoPod("spec.containers is missing"));
     }
     let own = knobs::texts(&pod["metadata"]["annotations"]);
@@ -210,7 +210,7 @@ fn annotate(pod: &Value, entries: &[(&str, &str)]) -> Vec<Value> {
 /// Puts items into a list that may not be there, at its beginning or its end.
 fn put(patch: &mut Vec<Value>, pod: &Value, list: &str, items: Vec<Value>, first: bool) {
     let path = format!("/spec/{list}");
-    if !pod["spec"][list].as_array().is_some_and(|l| !l.is_empty()) {
+    if pod["spec"][list].as_array().is_none_or(|l| l.is_empty()) {
         patch.push(json!({"op": "add", "path": path, "value": items}));
         return;
     }

@@ -92,11 +92,8 @@ fn judge(request: &Value, namespaces: &Namespaces<'_>, settings: &Settings) -> R
         return Err(Denial::NoPod("request.object is missing"));
     }
     let namespace = request["namespace"].as_str().or(pod["metadata"]["namespace"].as_str()).unwrap_or_default();
-    let (mut labels, annotations) = match namespaces(namespace) {
-        Some(known) => known,
-        // a namespace that was made a moment ago: it was the API server that judged its label by our selector
-        None => (Annotations::new(), Annotations::new()),
-    };
+    // none of a namespace that was made a moment ago: it was the API server that judged its label by our selector
+    let (mut labels, annotations) = namespaces(namespace).unwrap_or_default();
     if labels.is_empty() && pod["metadata"]["labels"][crate::knobs::INJECT].is_null() {
         labels.insert(crate::knobs::INJECT.into(), "enabled".into());
     }
