@@ -11,9 +11,9 @@ pub const INJECTED: &str = "weft.dev/injected";
 /// Written into pods that are left alone: why.
 pub const NOT_INJECTED: &str = "weft.dev/not-injected";
 
-const SKIP_INBOUND_PORTS: &str = "weft.dev/skip-inbound-ports";
-const SKIP_OUTBOUND_PORTS: &str = "weft.dev/skip-outbound-ports";
-const SKIP_OUTBOUND_NETWORKS: &str = "weft.dev/skip-outbound-networks";
+const SKIP_INBOUND_PORTS: &str = "weft.dev/exclude-inbound-ports";
+const SKIP_OUTBOUND_PORTS: &str = "weft.dev/exclude-outbound-ports";
+const SKIP_OUTBOUND_NETWORKS: &str = "weft.dev/exclude-outbound-networks";
 const CPU_REQUEST: &str = "weft.dev/proxy-cpu-request";
 const CPU_LIMIT: &str = "weft.dev/proxy-cpu-limit";
 const MEMORY_REQUEST: &str = "weft.dev/proxy-memory-request";

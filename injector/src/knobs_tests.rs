@@ -82,7 +82,7 @@ fn row_54_bad_values_are_denied_with_name_value_and_fix() {
 #[test]
 fn unknown_annotations_are_told_with_what_may_be_meant() {
     let a = annotations(&[
-        ("weft.dev/skip-inbound-port", "80"),
+        ("weft.dev/exclude-inbound-port", "80"),
         ("weft.dev/colour", "blue"),
         ("example.com/skip", "80"),
         (SKIP_OUTBOUND_PORTS, "80"),
@@ -92,7 +92,7 @@ fn unknown_annotations_are_told_with_what_may_be_meant() {
         unknown(&a),
         [
             "weft: annotation weft.dev/colour means nothing",
-            "weft: annotation weft.dev/skip-inbound-port means nothing; did you mean weft.dev/skip-inbound-ports?"
+            "weft: annotation weft.dev/exclude-inbound-port means nothing; did you mean weft.dev/exclude-inbound-ports?"
         ]
     );
 }

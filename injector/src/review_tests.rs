@@ -290,7 +290,7 @@ fn labels_decide_and_the_pods_own_wins() {
 fn annotations_shape_what_is_added() {
     let mut p = pod();
     p["metadata"]["annotations"] = json!({
-        "weft.dev/skip-inbound-ports": "9090,8000-8010", "weft.dev/skip-outbound-networks": "10.0.0.0/8", "weft.dev/proxy-memory-limit": "16Mi",
+        "weft.dev/exclude-inbound-ports": "9090,8000-8010", "weft.dev/exclude-outbound-networks": "10.0.0.0/8", "weft.dev/proxy-memory-limit": "16Mi",
         "weft.dev/proxy-cpu-limit": "1", "weft.dev/when-controller-away": "refuse", "weft.dev/proxy-image": "other:1", "weft.dev/proxy-workers": "2",
     });
     let after = injected(&p);
@@ -306,10 +306,10 @@ fn annotations_shape_what_is_added() {
         (&var(proxy, "WEFT_AWAY")["value"], &var(proxy, "WEFT_WORKERS")["value"]),
         (&json!("refuse"), &json!("2"))
     );
-    p["metadata"]["annotations"] = json!({"weft.dev/skip-inbound-ports": "80; rm"});
-    assert!(denied(&p).starts_with("weft: annotation weft.dev/skip-inbound-ports=\"80; rm\""));
+    p["metadata"]["annotations"] = json!({"weft.dev/exclude-inbound-ports": "80; rm"});
+    assert!(denied(&p).starts_with("weft: annotation weft.dev/exclude-inbound-ports=\"80; rm\""));
     // with the admin port one more than the rules hold
-    p["metadata"]["annotations"] = json!({"weft.dev/skip-inbound-ports": "1-150"});
+    p["metadata"]["annotations"] = json!({"weft.dev/exclude-inbound-ports": "1-150"});
     assert!(denied(&p).contains("151 ports"));
 }
 
