@@ -479,8 +479,10 @@ impl Run {
                         let outbound = matches!(a, Ask::Terminate | Ask::Drain { outbound: true });
                         terminating |= matches!(a, Ask::Terminate);
                         let deadline = *deadline.get_or_insert_with(|| Instant::now() + grace);
+                        // what is left is counted here before an engine takes it away
+                        let engines = deadline + COUNTED;
                         tracing::info!(outbound, open = shared.gate.open(), "draining");
-                        tell(workers, || Order::Drain { deadline, outbound }).await;
+                        tell(workers, || Order::Drain { deadline: engines, outbound }).await;
                         // orders are taken in turn, so an answer means that the drain is in force; a worker that is stuck does not hold the state up
                         let _ = tokio::time::timeout(Duration::from_secs(1), busy(workers)).await;
                         self.state.send_replace(State::Draining);
@@ -504,6 +506,9 @@ async fn tell(workers: &Workers, order: impl Fn() -> Order) {
         let _ = p.orders.send(order()).await;
     }
 }
+
+/// How much later than the end of the grace period the engines cut off by themselves: a fraction of the second that is kept for resets.
+const COUNTED: Duration = Duration::from_millis(200);
 
 /// How often a drain looks whether anything is left. A stop is late by half of it.
 const LOOK: Duration = Duration::from_millis(10);
