@@ -51,11 +51,13 @@ impl Decoder {
         scratch: &mut Scratch,
         sink: &mut impl FnMut(Field<'_>),
     ) -> Result<(), HpackError> {
-        let mut fields = false;
+        let (mut fields, mut updates) = (false, 0);
         while let Some(&first) = block.first() {
             if first & 0xe0 == 0x20 {
                 let max = integer::decode(&mut block, 5)?;
-                if fields || max > self.limit {
+                updates += 1;
+                // two is what an encoder may need: the smallest size since the last block, then the final one (RFC 7541, 4.2)
+                if fields || updates > 2 || max > self.limit {
                     return Err(HpackError::SizeUpdate);
                 }
                 self.table.set_max(max);

@@ -213,12 +213,20 @@ fn malformed_blocks() {
         (&[0x40], Truncated),
         (&[0x00, 1, b'a'], Truncated),
         (&[0xff, 0xff, 0xff, 0xff, 0xff, 0xff], Integer),
-        (&[0x3f, 0xe2, 0x1f], SizeUpdate), // 4,097
-        (&[0x82, 0x20], SizeUpdate),       // not at the beginning
+        (&[0x3f, 0xe2, 0x1f], SizeUpdate),             // 4,097
+        (&[0x82, 0x20], SizeUpdate),                   // not at the beginning
+        (&[0x20, 0x3f, 0x09, 0x3f, 0x0a], SizeUpdate), // a third one
         (&[0x00, 0x81, 0xff, 0x00], Huffman),
     ] {
         assert_eq!(decode(&mut Decoder::new(4096), block), Err(error), "{block:x?}");
     }
+}
+
+#[test]
+fn two_updates_in_a_block_are_allowed() {
+    let mut d = Decoder::new(4096);
+    assert_eq!(decode(&mut d, &[0x20, 0x3f, 0xe1, 0x1f, 0x82]).map(|f| f.len()), Ok(1));
+    assert_eq!(decode(&mut d, &[0x20, 0x3f, 0xe1, 0x1f, 0x82]).map(|f| f.len()), Ok(1), "in the next block again");
 }
 
 #[test]

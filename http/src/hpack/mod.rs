@@ -28,7 +28,7 @@ pub enum HpackError {
     Huffman,
     #[error("index is not in the tables")]
     Index,
-    #[error("table size update is not at the beginning of the block, or beyond the limit")]
+    #[error("table size update is not at the beginning of the block, a third one, or beyond the limit")]
     SizeUpdate,
     #[error("table size update is missing")]
     SizeUpdateMissing,
