@@ -3,15 +3,10 @@
 //! A file that breaks keeps the last good state of its objects and says where it is broken; everything else keeps working. A file that
 //! vanishes or turns empty for a moment is what editors do while they save, so it counts only when it stays so for [`GRACE`].
 
-use super::{Source, Update, admission, suggest, yaml};
+use super::{Update, admission, suggest, yaml};
 use crate::{
     finding::{Finding, Severity},
     object::{Kind, Object, ObjectKey, Origin, Stored},
-};
-use anyhow::Context as _;
-use notify::{
-    EventKind, RecursiveMode, Watcher,
-    event::{AccessKind, AccessMode, ModifyKind},
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -20,24 +15,16 @@ use std::{
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
-use tokio::sync::mpsc;
-use tokio_util::sync::CancellationToken;
 
 /// How long a file may be gone or empty before its objects are.
 const GRACE: Duration = Duration::from_millis(50);
-/// Saves that follow each other within this time are one; the first after quiet is read at once.
-const COALESCE: Duration = Duration::from_millis(10);
-/// A writer that keeps its file open is read after this time without further writes.
-const UNFINISHED: Duration = Duration::from_millis(100);
-/// Where the kernel offers no notifications.
-const POLL: Duration = Duration::from_millis(500);
 const MAX_FILES: usize = 10_000;
 const MAX_FILE_BYTES: u64 = 4 << 20;
-const MAX_DEPTH: usize = 8;
+pub(super) const MAX_DEPTH: usize = 8;
 
 /// One or more folders (or files), as one set of objects.
 pub struct Folder {
-    roots: Vec<PathBuf>,
+    pub(super) roots: Vec<PathBuf>,
     files: BTreeMap<PathBuf, File>,
     sent: BTreeMap<ObjectKey, Arc<Loaded>>,
     findings: Arc<[Finding]>,
@@ -511,75 +498,6 @@ fn known(kind: &str, api_version: &str) -> Known {
         None => "correct the kind".into(),
     };
     Known::Wrong { field: "kind", message: format!("{api_version} has no kind {kind}"), fix }
-}
-
-impl Source for Folder {
-    async fn run(mut self, updates: mpsc::Sender<Update>, stop: CancellationToken) -> anyhow::Result<()> {
-        for root in &self.roots {
-            fs::metadata(root).with_context(|| format!("cannot read the folder {}", root.display()))?;
-        }
-        let (events, mut changed) = mpsc::channel(1024);
-        // full: whatever it was, everything is looked at again
-        let watcher = notify::recommended_watcher(move |e| _ = events.try_send(e)).and_then(|mut w| {
-            for root in &self.roots {
-                // a file is watched through its folder: editors put another file in its place
-                let folder = root.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-                match root.is_file() {
-                    true => w.watch(folder, RecursiveMode::NonRecursive)?,
-                    false => w.watch(root, RecursiveMode::Recursive)?,
-                }
-            }
-            Ok(w)
-        });
-        if let Err(e) = &watcher {
-            tracing::warn!(error = %e, "no notifications from the kernel: the folder is polled every {POLL:?}");
-        }
-        let (mut touched, mut due, mut last) = (BTreeSet::new(), Some(Instant::now()), None::<Instant>);
-        loop {
-            let wait = match (due, watcher.is_ok()) {
-                (Some(at), _) => at.saturating_duration_since(Instant::now()),
-                (None, true) => Duration::from_secs(3600),
-                (None, false) => POLL,
-            };
-            tokio::select! {
-                _ = stop.cancelled() => return Ok(()),
-                event = changed.recv(), if watcher.is_ok() => {
-                    let Some(event) = event else { continue };
-                    let delay = match event {
-                        Ok(e) => {
-                            let delay = urgency(&e.kind);
-                            touched.extend(e.paths);
-                            delay
-                        }
-                        Err(_) => Some(Duration::ZERO),
-                    };
-                    let Some(delay) = delay else { continue };
-                    let now = Instant::now();
-                    let earliest = last.map_or(now, |l| l + COALESCE).max(now + delay);
-                    due = Some(due.map_or(earliest, |d| d.min(earliest)));
-                }
-                _ = tokio::time::sleep(wait) => {
-                    let now = Instant::now();
-                    let (update, again) = self.load(&std::mem::take(&mut touched), now);
-                    (due, last) = (again, Some(now));
-                    if (!update.is_empty() || update.complete) && updates.send(update).await.is_err() {
-                        return Ok(());
-                    }
-                }
-            }
-        }
-    }
-}
-
-/// How soon an event is worth a look. A write is worth it once the writer has closed the file.
-fn urgency(kind: &EventKind) -> Option<Duration> {
-    match kind {
-        EventKind::Access(AccessKind::Close(AccessMode::Write)) => Some(Duration::ZERO),
-        EventKind::Access(_) => None,
-        EventKind::Modify(ModifyKind::Data(_)) | EventKind::Create(_) => Some(UNFINISHED),
-        EventKind::Modify(ModifyKind::Metadata(_)) => Some(UNFINISHED),
-        _ => Some(Duration::ZERO),
-    }
 }
 
 #[cfg(test)]

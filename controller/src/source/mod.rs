@@ -5,6 +5,7 @@ pub mod de;
 pub mod folder;
 pub mod kubernetes;
 pub mod suggest;
+mod watch;
 pub mod yaml;
 
 use crate::{
