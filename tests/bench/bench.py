@@ -5,17 +5,17 @@ import json
 import os
 import re
 import resource
-import shutil
+import platform
 import signal
-import statistics
 import subprocess
 import sys
 import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, HERE)
-import goals  # noqa: E402
 import peers as P  # noqa: E402
+import profile_pair  # noqa: E402
+import report  # noqa: E402
 import weft  # noqa: E402
 
 PREFIX = os.environ.get("WEFTBENCH_NS", "wb")          # at most 4 letters; lets two runs coexist
@@ -385,7 +385,8 @@ class Run:
                 wait_quiet(self.a.wait)
                 side["out"], ms = self.start_timed(peer, mode)
                 self.emit(round=rnd, peer=peer.name, mode=mode, case="first200", ms=round(ms, 1))
-                time.sleep(1)
+                # idle is what is left when the start is over: Weft lets the code of its start go after 2 s, and Envoy's allocator gives back after a while, too
+                time.sleep(5)
                 self.emit(round=rnd, peer=peer.name, mode=mode, case="rss_idle",
                           **{k: round(p.rss(), 1) for k, p in side.items()})
             for name, (need, fn) in cases(self.ctx, self.a).items():
@@ -431,66 +432,16 @@ class Run:
                 p.stop()
             peer.cleanup()
 
-    def syscalls(self, peer, port, path, h2):
-        """System calls per request of each sidecar (strace -c) at the fixed rate, then where its CPU goes (perf)."""
-        side = {}
-        redirect(peer, True)
-        try:
-            peer.prepare(self.on_node)
-            side["in"] = self.start(peer, "in", "pair")
-            time.sleep(2)
-            side["out"], _ = self.start_timed(peer, "pair")
-            oha(self.ctx, port, path, self.a.rate, 32 if not h2 else 8, 2, h2)
-            res = {}
-            for k, p in side.items():
-                log = os.path.join(peer.dir, f"strace-{k}")
-                st = subprocess.Popen(["strace", "-f", "-c", "-S", "calls", "-o", log] + [x for q in p.tree() for x in ("-p", str(q))],
-                                      stderr=subprocess.DEVNULL)
-                time.sleep(0.7)
-                r = oha(self.ctx, port, path, self.a.rate, 32 if not h2 else 8, 4, h2)
-                st.send_signal(signal.SIGINT)
-                st.wait()
-                calls = {}
-                with open(log) as f:
-                    for line in f:
-                        m = re.match(r"\s*[\d.]+\s+[\d.]+\s+\d+\s+(\d+)\s+(?:\d+\s+)?(\w+)$", line)
-                        if m and m.group(2) != "total":
-                            calls[m.group(2)] = round(int(m.group(1)) / max(1, r["n"]), 2)
-                res[k] = {c: v for c, v in calls.items() if v >= 0.03}
-                res[k]["all"] = round(sum(calls.values()), 2)
-            self.emit(peer=peer.name, case="syscalls_h2" if h2 else "syscalls_h1", **res)
-            # share of CPU samples in the kernel, and the heaviest symbols, at saturation
-            data = os.path.join(peer.dir, "perf.data")
-            pids = ",".join(str(q) for p in side.values() for q in p.tree())
-            pf = subprocess.Popen(["perf", "record", "-q", "-e", "cpu-clock", "-F", "997", "-o", data, "-p", pids],
-                                  stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-            time.sleep(0.5)
-            if h2:
-                h2load(self.ctx, 4)
-            else:
-                wrk(port, path, 32, 4)
-            pf.send_signal(signal.SIGINT)
-            pf.wait()
-            rep = sh(f"perf report -i {data} --no-children --sort dso,symbol --stdio -g none 2>/dev/null | grep -v '^#' | grep -v '^$'", check=False)
-            kern, top = 0.0, []
-            for line in rep.splitlines():
-                m = re.match(r"\s*([\d.]+)%\s+(\S+)\s+\[(.)\]\s+(.*)", line)
-                if not m:
-                    continue
-                pct = float(m.group(1))
-                if m.group(3) == "k":
-                    kern += pct
-                if len(top) < 12:
-                    top.append(f"{pct:.1f}% {m.group(2)} {m.group(4).strip()[:60]}")
-            self.emit(peer=peer.name, case="perf_h2" if h2 else "perf_h1", kernel_pct=round(kern, 1), top=top)
-        except Exception as e:
-            self.emit(peer=peer.name, case="syscalls", failed=str(e)[-300:])
-        finally:
-            for p in side.values():
-                p.stop()
-            peer.cleanup()
+    def conditions(self, peers):
+        """What was measured, where: the first line of the results."""
+        cpu = re.search(r"model name\s*: (.*)", sh("cat /proc/cpuinfo"))
+        commit = sh(f"git -C {HERE} describe --always --dirty", check=False).strip()
+        self.emit(case="conditions", kernel=platform.release(), cpu=cpu.group(1) if cpu else platform.machine(), cores=os.cpu_count(), commit=commit,
+                  rounds=self.a.rounds, seconds=self.a.seconds, rate=self.a.rate, noise=self.a.noise,
+                  versions={p.name: v for p in peers if p.binary() and (v := p.version())}, notes={p.name: p.note for p in peers})
 
     def go(self, peers):
+        self.conditions(peers)
         certs(self.ctx)
         net_up()
         self.servers = upstream(self.ctx)
@@ -524,63 +475,6 @@ def priority():
         pass
 
 
-def load(path):
-    with open(path) as f:
-        return [json.loads(x) for x in f if x.strip()]
-
-
-def pick(rows, peer, mode, case, key):
-    got = [r for r in rows if r["peer"] == peer and r["mode"] == mode and r["case"] == case and r.get(key) is not None]
-    clean = [r for r in got if not r.get("noisy")]
-    return [r[key] for r in (clean or got)]
-
-
-COLUMNS = [
-    ("pair", "sat_h1_1k", "rps", "H1 1k req/s", "{:.0f}"), ("pair", "sat_h1_1k", "cpu_us", "H1 1k CPU us/req", "{:.1f}"),
-    ("pair", "sat_h1_64k", "rps", "H1 64k req/s", "{:.0f}"), ("pair", "sat_h1_64k", "cpu_us", "H1 64k CPU us/req", "{:.1f}"),
-    ("pair", "sat_h2", "rps", "H2 128B req/s", "{:.0f}"), ("pair", "sat_h2", "cpu_us", "H2 CPU us/req", "{:.1f}"),
-    ("pair", "sat_h1_many", "cpu_us", "H1 1k, 8 endpoints, CPU us/req", "{:.1f}"), ("pair", "sat_h2_many", "cpu_us", "H2, 8 endpoints, CPU us/req", "{:.1f}"),
-    ("pair", "newconn_h1", "rps", "new conn req/s", "{:.0f}"), ("pair", "newconn_h1", "cpu_us", "new conn CPU us", "{:.0f}"),
-    ("pair", "newconn_mtls", "rps", "new mTLS/s", "{:.0f}"), ("pair", "newconn_mtls", "cpu_us", "new mTLS CPU us", "{:.0f}"),
-    ("pair", "bulk_up", "gbps", "bulk up Gb/s", "{:.2f}"), ("pair", "bulk_down", "gbps", "bulk down Gb/s", "{:.2f}"),
-    ("pair", "bulk_up", "cpu_us", "bulk up CPU us/MB", "{:.0f}"), ("pair", "bulk_down", "cpu_us", "bulk down CPU us/MB", "{:.0f}"),
-    ("pair", "lat_h1_1k", "p50", "H1 p50 us", "{:.0f}"), ("pair", "lat_h1_1k", "p90", "H1 p90 us", "{:.0f}"),
-    ("pair", "lat_h1_1k", "p99", "H1 p99 us", "{:.0f}"), ("pair", "lat_h1_1k", "p999", "H1 p99.9 us", "{:.0f}"),
-    ("pair", "lat_h1_1k", "cpu_us", "H1 CPU us/req at fixed rate", "{:.0f}"),
-    ("pair", "lat_h2", "p50", "H2 p50 us", "{:.0f}"), ("pair", "lat_h2", "p99", "H2 p99 us", "{:.0f}"),
-    ("pair", "lat_h2", "p999", "H2 p99.9 us", "{:.0f}"), ("pair", "lat_h2", "cpu_us", "H2 CPU us/req at fixed rate", "{:.0f}"),
-    ("pair", "rss_idle", "out", "RSS idle out MiB", "{:.1f}"), ("pair", "rss_idle", "in", "RSS idle in MiB", "{:.1f}"),
-    ("pair", "rss_1000", "out", "RSS 1000 conns out MiB", "{:.1f}"), ("pair", "rss_1000", "in", "RSS 1000 conns in MiB", "{:.1f}"),
-    ("pair", "first200", "ms", "start to first 200 ms", "{:.0f}"),
-    ("onehop", "sat_h1_1k", "rps", "one plain hop req/s", "{:.0f}"), ("onehop", "sat_h1_1k", "cpu_us", "one hop CPU us/req", "{:.1f}"),
-    ("onehop", "lat_h1_1k", "p50", "one hop p50 us", "{:.0f}"), ("onehop", "lat_h1_1k", "p99", "one hop p99 us", "{:.0f}"),
-]
-
-
-def table(rows, base="envoy"):
-    names = [c.name for c in P.ALL if any(r["peer"] == c.name for r in rows)]
-    print("| figure (median [min-max], ratio to %s) | %s |" % (base, " | ".join(names)))
-    print("|---|" + "---|" * len(names))
-    summary = {}
-    for mode, case, key, title, fmt in COLUMNS:
-        ref = pick(rows, base, mode, case, key)
-        ref = statistics.median(ref) if ref else None
-        cells = []
-        for n in names:
-            v = pick(rows, n, mode, case, key)
-            if not v or (n == "none" and key.startswith("cpu")):
-                cells.append("-")
-                continue
-            m = statistics.median(v)
-            ratio = f" x{m / ref:.2f}" if ref else ""
-            summary.setdefault(n, {})[f"{mode}.{case}.{key}"] = {"median": m, "min": min(v), "max": max(v), "n": len(v),
-                                                                 "ratio": round(m / ref, 3) if ref else None}
-            cells.append(f"{fmt.format(m)} [{fmt.format(min(v))}-{fmt.format(max(v))}]{ratio}")
-        if any(c != "-" for c in cells):
-            print(f"| {title} | " + " | ".join(cells) + " |")
-    return summary
-
-
 def main():
     ap = argparse.ArgumentParser(description=__doc__)
     sub = ap.add_subparsers(dest="cmd", required=True)
@@ -601,9 +495,12 @@ def main():
     y.add_argument("--peers", default="envoy,nginx")
     y.add_argument("--rate", type=int, default=1000)
     y.add_argument("--results", default=None)
-    t = sub.add_parser("table", help="print the table of a results file")
-    t.add_argument("results")
-    t.add_argument("--base", default="envoy")
+    f = sub.add_parser("profile", help="where the CPU and the memory of Weft's sidecars go: profile.json and one text file for each case")
+    f.add_argument("--cases", type=lambda s: s.split(","), default=["sat_h1_1k", "sat_h1_64k", "sat_h2"])
+    f.add_argument("--seconds", type=int, default=8)
+    f.add_argument("--rate", type=int, default=1000)
+    f.add_argument("--results", default=os.devnull)
+    f.add_argument("--wait", type=float, default=2)
     sub.add_parser("sizes", help="versions and binary sizes of the peers")
     sub.add_parser("certs", help="make the test certificates")
     sub.add_parser("down", help="remove the namespaces")
@@ -613,13 +510,6 @@ def main():
         return net_down()
     if a.cmd == "certs":
         return certs(ctx)
-    if a.cmd == "table":
-        s = table(load(a.results), a.base)
-        print()
-        goals.show(s)
-        with open(os.path.splitext(a.results)[0] + ".summary.json", "w") as f:
-            json.dump(s, f, indent=1)
-        return None
     avail = []
     for c in P.ALL:
         p = c(ctx)
@@ -631,6 +521,9 @@ def main():
             if p.binary():
                 print(json.dumps({"peer": p.name, "version": p.version(), "MB": round(os.path.getsize(p.binary()) / 1e6, 1), "note": p.note}))
         return None
+    if a.cmd == "profile":
+        priority()
+        return profile_pair.go(sys.modules[__name__], ctx, a)
     if a.peers:
         want = a.peers.split(",")
         avail = [p for n in want for p in avail if p.name == n]
@@ -639,28 +532,10 @@ def main():
     priority()
     if a.cmd == "syscalls":
         a.quiet = False
-        r = Run(ctx, a)
-        certs(ctx)
-        net_up()
-        r.servers = upstream(ctx)
-        time.sleep(1)
-        try:
-            for p in avail:
-                r.syscalls(p, P.H1, "/1k", False)
-                if "h2" in p.cases:
-                    r.syscalls(p, P.H2, "/grpc", True)
-        finally:
-            for s in r.servers:
-                s.stop()
-            net_down()
-        return None
+        return profile_pair.syscalls(sys.modules[__name__], ctx, a, avail)
     Run(ctx, a).go(avail)
     print()
-    s = table(load(a.results))
-    print()
-    goals.show(s)
-    with open(os.path.splitext(a.results)[0] + ".summary.json", "w") as f:
-        json.dump(s, f, indent=1)
+    report.finish(a.results)
     return None
 
 

@@ -1,4 +1,5 @@
-"""The figures that Weft must reach, as ratios inside one run. A missed one is printed as it is."""
+"""The figures that Weft must reach: ratios inside one round, median over the rounds. A missed one is printed as it is."""
+import statistics
 
 # (what, Weft's figure, the peer and figure it is compared with or None for an absolute value, the most that is allowed)
 GOALS = [
@@ -23,19 +24,23 @@ GOALS = [
 ]
 
 
-def show(summary):
-    """Prints the goals with what was measured, and adds them to the summary."""
+def judge(figures):
+    """`figures(ours, peer, path)`: the ratio (or, without a peer, the figure) of each round. Rows of what was measured, and of what was not."""
     rows = []
-    median = lambda peer, key: summary.get(peer, {}).get(key, {}).get("median")
-    for what, key, against, limit in GOALS:
-        ours = median("weft", key)
-        ref = median(*against) if against else 1.0
-        if ours is None or not ref:
-            continue
-        rows.append({"goal": what, "against": against[0] if against else "absolute", "limit": limit, "measured": round(ours / ref, 3),
-                     "reached": ours / ref <= limit})
-    if rows:
-        print("| goal | against | at most | measured | |\n|---|---|---|---|---|")
-        for r in rows:
-            print(f"| {r['goal']} | {r['against']} | {r['limit']} | {r['measured']} | {'reached' if r['reached'] else 'MISSED'} |")
-    summary["goals"] = rows
+    for what, ours, against, limit in GOALS:
+        got = figures(ours, *(against or (None, None)))
+        row = {"goal": what, "against": against[0] if against else "absolute", "limit": limit, "rounds": len(got)}
+        if got:
+            m = statistics.median(got)
+            row |= {"measured": round(m, 3), "min": round(min(got), 3), "max": round(max(got), 3), "reached": m <= limit}
+        rows.append(row)
+    return rows
+
+
+def table(rows):
+    lines = ["| goal | against | at most | measured | |", "|---|---|---|---|---|"]
+    for r in rows:
+        spread = f" [{r['min']}-{r['max']}]" if r.get("rounds", 0) > 1 else ""
+        verdict = {True: "reached", False: "**missed**", None: "not measured"}[r.get("reached")]
+        lines.append(f"| {r['goal']} | {r['against']} | {r['limit']} | {r.get('measured', '-')}{spread} | {verdict} |")
+    return "\n".join(lines)

@@ -263,13 +263,14 @@ class Nginx(Peer):
         on = " ssl" if from_tls else ""
         srv_tls = f"""
       ssl_certificate {crt}; ssl_certificate_key {key}; ssl_client_certificate {ca};
-      ssl_verify_client on; ssl_protocols TLSv1.3; ssl_session_tickets off; ssl_session_cache off;""" if from_tls else ""
+      ssl_verify_client on; ssl_protocols TLSv1.3; ssl_session_tickets off; ssl_session_cache off;
+      ssl_conf_command Ciphersuites TLS_AES_128_GCM_SHA256;""" if from_tls else ""
 
         def cli(prefix):
             return f"""
       {prefix}_ssl_certificate {crt}; {prefix}_ssl_certificate_key {key}; {prefix}_ssl_trusted_certificate {ca};
       {prefix}_ssl_verify on; {prefix}_ssl_name {SNI}; {prefix}_ssl_server_name on; {prefix}_ssl_protocols TLSv1.3;
-      {prefix}_ssl_session_reuse off;""" if to_tls else ""
+      {prefix}_ssl_session_reuse off; {prefix}_ssl_conf_command Ciphersuites TLS_AES_128_GCM_SHA256;""" if to_tls else ""
 
         h1s, h2s = ("https", "grpcs") if to_tls else ("http", "grpc")
         stream_ssl = "proxy_ssl on;" if to_tls else ""
@@ -324,6 +325,9 @@ global
   nbthread 1
   maxconn 8000
   tune.ssl.cachesize 0
+  # OpenSSL would take AES-256; everybody here has AES-128-GCM
+  ssl-default-bind-ciphersuites TLS_AES_128_GCM_SHA256
+  ssl-default-server-ciphersuites TLS_AES_128_GCM_SHA256
   ssl-default-bind-options ssl-min-ver TLSv1.3 no-tls-tickets
   ssl-default-server-options ssl-min-ver TLSv1.3 no-tls-tickets
   ssl-server-verify required
