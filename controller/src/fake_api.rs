@@ -139,6 +139,7 @@ impl FakeApi {
     pub fn install_weft(&self) {
         self.define("weft.dev", &["v1alpha1"], "MeshTLSPolicy", "meshtlspolicies", true);
         self.define("weft.dev", &["v1alpha1"], "TrafficPolicy", "trafficpolicies", true);
+        self.define("weft.dev", &["v1alpha1"], "AuthorizationPolicy", "authorizationpolicies", true);
     }
     pub fn install_mesh_kind(&self) {
         self.define("gateway.networking.x-k8s.io", &["v1alpha1"], "XMesh", "xmeshes", false);

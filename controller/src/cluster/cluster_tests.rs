@@ -213,6 +213,82 @@ async fn fields_that_nobody_knows_are_in_the_status() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn policies_get_an_entry_for_each_target() {
+    let api = full();
+    api.define(X, &["v1alpha1"], "XBackendTrafficPolicy", "xbackendtrafficpolicies", true);
+    let target = |name: &str| format!("{{group: '', kind: Service, name: {name}}}");
+    let policy = |group: &str, kind: &str, name: &str, spec: &str| {
+        format!(
+            "---\napiVersion: {group}/v1alpha1\nkind: {kind}\nmetadata: {{namespace: shop, name: {name}}}\nspec: {{{spec}}}\n"
+        )
+    };
+    let traffic = format!("targetRefs: [{}, {}], timeouts: {{request: 1s}}", target("orders"), target("ordres"));
+    let budget = format!("targetRefs: [{}], retryConstraint: {{budget: {{percent: 10}}}}", target("orders"));
+    load(&api, &policy("weft.dev", "TrafficPolicy", "t", &traffic));
+    load(&api, &policy(X, "XBackendTrafficPolicy", "b", &budget));
+    load(
+        &api,
+        &policy(
+            "weft.dev",
+            "MeshTLSPolicy",
+            "m",
+            "targetRefs: [{group: '', kind: Namespace, name: shop}], mode: Strict",
+        ),
+    );
+    load(
+        &api,
+        &policy(
+            "weft.dev",
+            "AuthorizationPolicy",
+            "a",
+            "targetRefs: [{group: '', kind: Namespace, name: shop}], rules: []",
+        ),
+    );
+    // somebody else's entry on one of them
+    let mut o = api.get(X, "xbackendtrafficpolicies", "shop", "b").unwrap();
+    let foreign = json!({"ancestorRef": {"name": "gw"}, "controllerName": "example.com/other", "conditions": []});
+    o["status"] = json!({"ancestors": [foreign]});
+    api.apply(o);
+    let s = started(api).await;
+    let told = |group: &str, plural: &str, name: &str| -> Vec<String> {
+        let o = s.api.get(group, plural, "shop", name).unwrap();
+        let ours = o["status"]["ancestors"].as_array().cloned().unwrap_or_default().into_iter();
+        let ours = ours.filter(|a| a["controllerName"] == CONTROLLER);
+        ours.map(|a| {
+            let c = &a["conditions"][0];
+            let text = |v: &Value| v.as_str().unwrap_or_default().to_owned();
+            format!(
+                "{} {}: {}={}/{}@{}",
+                text(&a["ancestorRef"]["kind"]),
+                text(&a["ancestorRef"]["name"]),
+                text(&c["type"]),
+                text(&c["status"]),
+                text(&c["reason"]),
+                c["observedGeneration"]
+            )
+        })
+        .collect()
+    };
+    until("the traffic policy", || told("weft.dev", "trafficpolicies", "t").len() == 2).await;
+    assert_eq!(
+        told("weft.dev", "trafficpolicies", "t"),
+        ["Service orders: Accepted=True/Accepted@1", "Service ordres: Accepted=False/TargetNotFound@1"]
+    );
+    for (plural, name) in [("meshtlspolicies", "m"), ("authorizationpolicies", "a")] {
+        until(plural, || told("weft.dev", plural, name) == ["Namespace shop: Accepted=True/Accepted@1"]).await;
+    }
+    until("the budget", || told(X, "xbackendtrafficpolicies", "b") == ["Service orders: Accepted=True/Accepted@1"])
+        .await;
+    assert_eq!(s.api.get(X, "xbackendtrafficpolicies", "shop", "b").unwrap()["status"]["ancestors"][0], foreign);
+    // the target comes: only the policy's own status tells, since no proxy is concerned
+    load(&s.api, &svc("shop", "ordres", 7, "[{name: http, port: 80}]"));
+    until("the late target", || {
+        told("weft.dev", "trafficpolicies", "t").iter().all(|t| t.ends_with("Accepted=True/Accepted@1"))
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_has_no_status_gets_an_event_once() {
     let api = full();
     load(&api, &svc("shop", "odd", 5, "[{port: 80, appProtocol: carrier/pigeon}]"));

@@ -6,7 +6,7 @@ use crate::{
     index::Index,
     object::{Kind, Object, ObjectKey},
     refs,
-    status::{Condition, ParentReport, REFUSED},
+    status::{Condition, ParentReport, REFUSED, policy},
     world::World,
 };
 use ahash::HashMap;
@@ -177,4 +177,20 @@ fn own(index: &Index, out: &mut BTreeMap<ObjectKey, Desired>) {
     }
 }
 
-fn policies(_: &Index, _: &HashMap<&str, Vec<&Finding>>, _: &mut BTreeMap<ObjectKey, Desired>) {}
+/// What each target makes of each policy.
+fn policies(index: &Index, unknown: &HashMap<&str, Vec<&Finding>>, out: &mut BTreeMap<ObjectKey, Desired>) {
+    for report in policy::reports(index) {
+        let Some(meta) = index.get(&report.key).map(|s| s.object.metadata()) else { continue };
+        let entry = |p: &ParentReport| {
+            let mut conditions = p.conditions.clone();
+            ignored(&mut conditions, unknown.get(report.policy.as_str()).map_or(&[], Vec::as_slice));
+            (p.parent_ref.clone(), conditions)
+        };
+        let desired = Desired {
+            uid: meta.uid.clone().unwrap_or_default(),
+            generation: meta.generation.unwrap_or_default(),
+            part: Part::Ancestors(report.ancestors.iter().map(entry).collect()),
+        };
+        out.insert(report.key, desired);
+    }
+}
