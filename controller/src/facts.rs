@@ -245,7 +245,8 @@ impl PodFacts {
         let ports_of = |annotation: &str| -> BTreeSet<u16> {
             let text =
                 meta.annotations.as_ref().and_then(|a| a.get(annotation)).map(String::as_str).unwrap_or_default();
-            text.split(',').filter_map(|p| p.trim().parse().ok()).collect()
+            // a list that cannot be read is refused by the injector, so no rules were made of any part of it
+            weft_init::lists::ports(text).unwrap_or_default()
         };
         Self {
             name: name.clone(),

@@ -269,25 +269,18 @@ impl Check<'_> {
 
     /// Ports that capture leaves alone although routes are meant for them.
     fn excluded(&mut self, t: &Template<'_>) {
-        let list = |name: &str| -> Vec<(u16, &str)> {
-            let value = t.annotations.get(name).map(String::as_str).unwrap_or_default();
-            value.split(',').map(str::trim).filter(|s| !s.is_empty()).map(|s| (s.parse().unwrap_or(0), s)).collect()
-        };
         let field = format!("{}metadata.annotations", t.at);
-        for name in [EXCLUDE_INBOUND, EXCLUDE_OUTBOUND] {
-            for (_, text) in list(name).into_iter().filter(|(n, _)| *n == 0) {
-                self.say(
-                    Error,
-                    "annotation-value",
-                    t.stored,
-                    &field,
-                    format!("{name}: {text:?} is no port"),
-                    "port numbers, separated by commas",
-                );
-            }
-        }
+        let mut list = |name: &str| {
+            let value = t.annotations.get(name).map(String::as_str).unwrap_or_default();
+            weft_init::lists::ports(value).unwrap_or_else(|e| {
+                let fix = "port numbers and ranges, separated by commas";
+                self.say(Error, "annotation-value", t.stored, &field, format!("{name}: {e}"), fix);
+                Default::default()
+            })
+        };
+        let (inbound, outbound) = (list(EXCLUDE_INBOUND), list(EXCLUDE_OUTBOUND));
         let services: Vec<_> = self.index.services().cloned().collect();
-        for (port, _) in list(EXCLUDE_INBOUND) {
+        for port in inbound {
             let hit = services
                 .iter()
                 .filter(|s| s.name.namespace == t.namespace && selects(&s.selector, &t.labels))
@@ -305,7 +298,7 @@ impl Check<'_> {
                 self.say(Warning, "port-excluded", t.stored, &field, message, "remove the port from the annotation");
             }
         }
-        for (port, _) in list(EXCLUDE_OUTBOUND) {
+        for port in outbound {
             let mut hits: Vec<String> = services
                 .iter()
                 .filter(|s| s.port(port).is_some() && self.is_routed(&s.name, port))

@@ -54,9 +54,8 @@ pub fn remarks(world: &World, cluster: &Cluster) -> BTreeSet<Remark> {
                     let meta = stored.object.metadata();
                     for name in [EXCLUDE_INBOUND, EXCLUDE_OUTBOUND] {
                         let Some(text) = meta.annotations.as_ref().and_then(|a| a.get(name)) else { continue };
-                        let bad = text.split(',').map(str::trim).find(|p| !p.is_empty() && p.parse::<u16>().map_or(true, |p| p == 0));
-                        if let Some(bad) = bad {
-                            let note = format!("metadata.annotations[{name}]: {bad:?} is no port (port numbers, separated by commas)");
+                        if let Err(e) = weft_init::lists::ports(text) {
+                            let note = format!("metadata.annotations[{name}]: {e}");
                             out.insert(remark(key, stored, "InvalidAnnotation", note));
                         }
                     }

@@ -166,6 +166,23 @@ async fn membership_is_the_sidecar_and_not_the_label() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn ports_that_capture_leaves_alone_are_plain() {
+    let pod = |annotation: &str| {
+        format!(
+            "---\napiVersion: v1\nkind: Pod\nmetadata: {{namespace: shop, name: x, uid: uid-x, annotations: {{weft.dev/exclude-inbound-ports: '{annotation}'}}}}\nspec: {{initContainers: [{{name: weft-proxy}}], containers: [{{name: app}}]}}\nstatus: {{podIP: 10.244.0.40}}\n"
+        )
+    };
+    let api = FakeApi::default();
+    load(&api, &(shop() + &pod("9090, 8000-8010")));
+    let s = Setup::new(api, Members::WithSidecar).await;
+    let meshed = |port: u16| match s.lookup(&format!("10.244.0.40:{port}")) {
+        Target::Workload(e) => e.mesh.is_some(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!([7999, 8000, 8010, 8011, 9090].map(meshed), [true, false, false, true, false]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_broken_object_stops_no_other_and_keeps_its_last_good_state() {
     let api = FakeApi::default();
     api.install_gateway_api();
