@@ -1,8 +1,11 @@
 //! The kinds that the controller reads, as one type.
 
-use crate::source::{
-    de::{self, Misfit},
-    yaml::Node,
+use crate::{
+    facts::PodFacts,
+    source::{
+        de::{self, Misfit},
+        yaml::Node,
+    },
 };
 use k8s_openapi::{
     Metadata, Resource,
@@ -160,9 +163,17 @@ pub struct Stored {
     pub object: Object,
     /// `None`: from a cluster.
     pub origin: Option<Arc<Origin>>,
+    /// Of a Pod: what the mesh reads, from a source that does not keep all of the object. A Pod's type is 2 KB, and 2 KB more for each container.
+    pub pod: Option<Arc<PodFacts>>,
+}
+impl Stored {
+    /// Whether another state of an object is none for the mesh: only its place in a file may differ.
+    pub fn means(&self, other: &Stored) -> bool {
+        self.object == other.object && self.pod == other.pod
+    }
 }
 impl From<Object> for Stored {
     fn from(object: Object) -> Self {
-        Self { object, origin: None }
+        Self { object, origin: None, pod: None }
     }
 }

@@ -400,7 +400,7 @@ fn object(file: &mut File, name: &Arc<str>, node: yaml::Node, before: &[Arc<Load
         return;
     }
     let origin = Some(Arc::new(Origin { file: name.clone(), node }));
-    file.objects.push(Arc::new(Loaded { key, stored: Stored { object, origin } }));
+    file.objects.push(Arc::new(Loaded { key, stored: Stored { object, origin, pod: None } }));
 }
 
 fn keep(file: &mut File, before: &[Arc<Loaded>], wanted: impl Fn(&ObjectKey) -> bool) {

@@ -9,6 +9,7 @@ use crate::{
     source::suggest,
 };
 use serde::Serialize;
+use std::sync::Arc;
 use weft_api::{
     EXPERIMENTAL_GROUP,
     shared::ParentReference,
@@ -343,12 +344,7 @@ fn workload_target(index: &Index, namespace: &str, t: &WorkloadTargetReference, 
         ("", "Pod") if t.selector.is_some() || !name.is_empty() => Ok(()),
         ("", "Pod") => no("Invalid", "", "a Pod needs a name or a selector".into(), "add one".into()),
         ("", "ServiceAccount") => {
-            let used = index.of_kind_in(Kind::Pod, namespace).any(|s| match &s.object {
-                Object::Pod(p) => {
-                    p.spec.as_ref().and_then(|s| s.service_account_name.as_deref()).unwrap_or("default") == name
-                }
-                _ => false,
-            });
+            let used = index.pods_of(&Arc::from(namespace)).any(|p| *p.service_account == *name);
             if used || index.get(&ObjectKey::new(Kind::ServiceAccount, namespace, name)).is_some() {
                 return Ok(());
             }

@@ -2,12 +2,14 @@
 //! list that it came in. The typed reading comes after and says which field does not fit.
 
 use crate::{
-    object::{Kind, Object, ObjectKey},
+    facts::PodFacts,
+    object::{Kind, Object, ObjectKey, Stored},
     source::{
         de::Misfit,
         yaml::{Entry, Node, Value},
     },
 };
+use k8s_openapi::api::core::v1::Pod;
 use kube::{
     api::{ApiResource, ObjectMeta},
     core::{DynamicResourceScope, Resource},
@@ -16,7 +18,7 @@ use serde::{
     Deserialize, Deserializer,
     de::{IgnoredAny, MapAccess, SeqAccess, Visitor},
 };
-use std::{borrow::Cow, fmt};
+use std::{borrow::Cow, collections::BTreeMap, fmt, sync::Arc};
 
 /// Bookkeeping of API server and kubectl: often larger than the object itself, and nothing that the mesh reads.
 const NOISE: [&str; 2] = ["managedFields", "kubectl.kubernetes.io/last-applied-configuration"];
@@ -94,10 +96,36 @@ impl Item {
         }
     }
     /// The typed object and the fields that its type does not know.
-    pub fn read(mut self, kind: Kind, whole: bool) -> Result<(Object, Vec<Misfit>), Misfit> {
+    pub fn read(mut self, kind: Kind, whole: bool) -> Result<(Stored, Vec<Misfit>), Misfit> {
         prune(kind, &mut self.node, whole);
-        Object::read(kind, &self.node)
+        let (object, unknown) = Object::read(kind, &self.node)?;
+        let stored = match &object {
+            Object::Pod(pod) if !whole => {
+                let facts = PodFacts::of(&object.key().name, pod);
+                Stored { object: remainder(pod).into(), origin: None, pod: Some(Arc::new(facts)) }
+            }
+            _ => Stored::from(object),
+        };
+        Ok((stored, unknown))
     }
+}
+
+/// What is left to know of a Pod beside its facts: who it is, and what its user says to the mesh.
+fn remainder(pod: &Pod) -> Pod {
+    let meta = &pod.metadata;
+    let own = |all: &Option<BTreeMap<String, String>>| {
+        let own = all.iter().flatten().filter(|(k, _)| k.starts_with("weft.dev/"));
+        Some(own.map(|(k, v)| (k.clone(), v.clone())).collect::<BTreeMap<_, _>>()).filter(|own| !own.is_empty())
+    };
+    let metadata = ObjectMeta {
+        name: meta.name.clone(),
+        namespace: meta.namespace.clone(),
+        uid: meta.uid.clone(),
+        labels: own(&meta.labels),
+        annotations: own(&meta.annotations),
+        ..ObjectMeta::default()
+    };
+    Pod { metadata, ..Pod::default() }
 }
 
 /// Leaves what the mesh reads. An object whose remainder did not change has not changed: heartbeats of nodes, written statuses and new

@@ -17,7 +17,7 @@ use super::{Source, Update, de::Misfit};
 use crate::{
     finding::{Finding, Severity},
     metrics::Metrics,
-    object::{Kind, Object, ObjectKey, Stored},
+    object::{Kind, ObjectKey, Stored},
 };
 use ahash::{HashMap, HashSet};
 use futures_util::{StreamExt, pin_mut};
@@ -34,8 +34,8 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-/// Objects of one page of a list. A page is held as text and as trees until it is read: 250 Pods of 10 KiB are 10 MB for a moment.
-const PAGE: u32 = 250;
+/// Objects of one page of a list. A page is held as text and as trees until it is read: 100 Pods of 10 KiB are 4 MB for a moment.
+const PAGE: u32 = 100;
 /// Changes that follow each other within this time are one; the first after quiet goes at once.
 const COALESCE: Duration = Duration::from_millis(10);
 /// Objects of one update.
@@ -134,7 +134,7 @@ pub async fn client() -> anyhow::Result<Client> {
 
 enum Event {
     Init,
-    Apply { key: ObjectKey, read: Box<Result<(Object, Vec<Misfit>), Misfit>>, record: Option<Record>, listed: bool },
+    Apply { key: ObjectKey, read: Box<Result<(Stored, Vec<Misfit>), Misfit>>, record: Option<Record>, listed: bool },
     Delete(ObjectKey),
     Listed,
     Failed { failures: u32, error: String, forbidden: bool },
@@ -369,7 +369,7 @@ impl Collector {
         }
     }
 
-    fn apply(&mut self, key: ObjectKey, read: Result<(Object, Vec<Misfit>), Misfit>) {
+    fn apply(&mut self, key: ObjectKey, read: Result<(Stored, Vec<Misfit>), Misfit>) {
         let good = self.good.contains(&key);
         let object = key.to_string();
         let finding = |severity, code, m: &Misfit, tail: &str| Finding {
@@ -388,26 +388,26 @@ impl Collector {
                 (None, vec![finding(Severity::Error, "field-invalid", &m, tail)])
             }
             // of Kubernetes' own kinds this knows the fields of one release, and a newer one may have more
-            Ok((object, _)) if key.kind.is_core() => (Some(object), Vec::new()),
-            Ok((object, unknown)) => {
+            Ok((stored, _)) if key.kind.is_core() => (Some(stored), Vec::new()),
+            Ok((stored, unknown)) => {
                 let say = |m: &Misfit| finding(Severity::Warning, "field-unknown", m, "; it is ignored");
-                (Some(object), unknown.iter().map(say).collect())
+                (Some(stored), unknown.iter().map(say).collect())
             }
         };
-        if let Some(object) = apply {
+        if let Some(stored) = apply {
             self.good.insert(key.clone());
             self.pending.delete.retain(|k| *k != key);
             match self.pending_at.get(&key) {
                 // only the last state of an object counts
                 Some(&at) if self.pending.apply.get(at).is_some_and(|s| s.object.key() == key) => {
-                    self.pending.apply[at] = Stored::from(object);
+                    self.pending.apply[at] = stored;
                 }
                 _ => {
                     if self.pending.apply.is_empty() {
                         self.pending_at.clear();
                     }
                     self.pending_at.insert(key.clone(), self.pending.apply.len());
-                    self.pending.apply.push(Stored::from(object));
+                    self.pending.apply.push(stored);
                 }
             }
         }
