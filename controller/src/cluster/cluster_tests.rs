@@ -291,7 +291,15 @@ async fn policies_get_an_entry_for_each_target() {
 #[tokio::test(start_paused = true)]
 async fn what_has_no_status_gets_an_event_once() {
     let api = full();
-    load(&api, &svc("shop", "odd", 5, "[{port: 80, appProtocol: carrier/pigeon}]"));
+    load(
+        &api,
+        &svc(
+            "shop",
+            "odd",
+            5,
+            "[{name: dns, port: 53, protocol: UDP}, {name: a, port: 80, appProtocol: carrier/pigeon}]",
+        ),
+    );
     load(
         &api,
         &pod("shop", "odd", 9).replace("uid: uid-9", "uid: uid-9, annotations: {weft.dev/exclude-inbound-ports: http}"),
@@ -317,6 +325,8 @@ async fn what_has_no_status_gets_an_event_once() {
     sleep(Duration::from_secs(300)).await;
     let mut seen = events(&s.api);
     seen.sort();
+    let notes: Vec<String> = s.api.all("events.k8s.io", "events").iter().map(|e| e["note"].to_string()).collect();
+    assert!(notes.iter().any(|n| n.contains("spec.ports[1].appProtocol: \\\"carrier/pigeon")), "{notes:?}");
     assert_eq!(seen, ["HTTPRoute broken Unreadable", "Pod odd-9 InvalidAnnotation", "Service odd UnknownAppProtocol"]);
 }
 

@@ -39,13 +39,16 @@ pub fn remarks(world: &World, cluster: &Cluster) -> BTreeSet<Remark> {
     world.with_index(|index| {
         for (key, stored) in index.objects() {
             match &stored.object {
-                Object::Service(_) => {
+                Object::Service(service) => {
                     let Some(facts) = index.service(&key.name) else { continue };
                     for p in facts.ports.iter().filter(|p| p.declared().unknown) {
                         let said = p.app_protocol.as_deref().unwrap_or_default();
+                        let ports = service.spec.iter().flat_map(|s| s.ports.iter().flatten());
+                        let mut tcp = ports.enumerate().filter(|(_, s)| s.protocol.as_deref().unwrap_or("TCP") == "TCP");
+                        let place = tcp.find(|(_, s)| s.port == i32::from(p.port)).map_or(0, |(i, _)| i);
                         let note = format!(
                             "spec.ports[{}].appProtocol: {said:?} is not known, so the first bytes decide what is spoken (http, kubernetes.io/h2c, grpc, https or tcp)",
-                            p.port
+                            place
                         );
                         out.insert(remark(key, stored, "UnknownAppProtocol", note));
                     }
