@@ -34,13 +34,15 @@ fn status(code: StatusCode, reason: &str, message: String) -> (StatusCode, Value
     (code, status)
 }
 
-/// Of the path of a collection: what comes before its kind and namespace, and the kind.
+/// Of the path of a collection: what comes before its kind, and the kind; for one of a single namespace, a kind that nothing has.
 fn collection(path: &str) -> Option<(&str, &str)> {
     let parts: Vec<_> = path.split('/').skip(1).collect();
     let depth = if parts.first() == Some(&"api") { 2 } else { 3 };
     let prefix: usize = parts.iter().take(depth).map(|p| p.len() + 1).sum();
     match parts.get(depth..)? {
-        [kind] | ["namespaces", _, kind] => Some((&path[..prefix], kind)),
+        [kind] => Some((&path[..prefix], kind)),
+        // of one namespace: nothing of another
+        ["namespaces", _, _] => Some((path, "")),
         _ => None,
     }
 }
@@ -104,6 +106,8 @@ impl FakeApi {
         let body = serde_json::from_slice(&body).unwrap_or(Value::Null);
         let (code, answer) = match fault {
             Some(code) => status(code, "", format!("told to fail with {code}")),
+            // checked, and not kept
+            None if head.uri.query().is_some_and(|q| q.contains("dryRun=All")) => (StatusCode::CREATED, body),
             None => self.answer(&head.method, &path, body),
         };
         let text = match answer {
@@ -124,6 +128,11 @@ impl FakeApi {
             let token = body["spec"]["token"].as_str().unwrap_or_default();
             let unknown = json!({"authenticated": false, "error": "[invalid bearer token, unknown]"});
             body["status"] = s.reviews.get(token).cloned().unwrap_or(unknown);
+            return (StatusCode::CREATED, body);
+        }
+        // reviews are answered, not kept; nobody is allowed anything
+        if *method == Method::POST && path.ends_with("accessreviews") {
+            body["status"] = json!({"allowed": false});
             return (StatusCode::CREATED, body);
         }
         if let Some(raw) = s.raw.get(path) {

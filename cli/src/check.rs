@@ -1,4 +1,4 @@
-//! `weft check`: every mistake that a folder of objects can show, one line each: file, line, object, field, what is wrong, what to do.
+//! `weft check`: the cluster, or with `-f` every mistake that a folder of objects can show, one line each: file, line, object, field, what is wrong, what to do.
 
 use anyhow::bail;
 use clap::Parser;
@@ -7,9 +7,11 @@ use weft_controller::{Severity, check::check};
 
 #[derive(Parser, Clone, Debug)]
 pub struct Args {
-    /// Folder of Kubernetes objects; may be given more than once
-    #[arg(short, long, required = true)]
+    /// Folder of Kubernetes objects instead of a cluster; may be given more than once
+    #[arg(short, long)]
     folder: Vec<PathBuf>,
+    #[command(flatten)]
+    cluster: crate::cluster::check::Options,
     #[arg(long)]
     json: bool,
     /// Fail on warnings, too
@@ -28,6 +30,9 @@ pub fn readable(folders: &[PathBuf]) -> anyhow::Result<()> {
 }
 
 pub fn run(args: Args) -> anyhow::Result<()> {
+    if args.folder.is_empty() {
+        return crate::cluster::check::run(&args.cluster, args.json, args.strict);
+    }
     readable(&args.folder)?;
     let findings = check(&args.folder);
     let count = |s: Severity| findings.iter().filter(|f| f.severity == s).count();

@@ -1,6 +1,6 @@
 //! `weft dump`: what a proxy believes, readable. The same document as its admin listener's `/dump`.
 
-use crate::admin::http_get;
+use crate::{admin::http_get, cluster};
 use anyhow::{Context as _, bail};
 use clap::Parser;
 use serde_json::Value;
@@ -12,25 +12,36 @@ use std::{
 
 #[derive(Parser, Clone, Debug)]
 pub struct Args {
-    /// The proxy's admin listener, HOST:PORT; only whoever is in the pod is answered
+    /// A pod of the cluster (or the beginning of its name), or a proxy's admin listener, HOST:PORT; only whoever is in the pod is answered
     #[arg(default_value = "127.0.0.1:15020")]
-    address: String,
+    proxy: String,
+    /// Namespace of the pod
+    #[arg(short, long, default_value = "default")]
+    namespace: String,
+    #[command(flatten)]
+    cluster: cluster::Args,
     /// The document as it is
     #[arg(long)]
     json: bool,
 }
 
 pub fn run(args: Args) -> anyhow::Result<()> {
-    let address: SocketAddr = args
-        .address
-        .to_socket_addrs()
-        .with_context(|| format!("{} is not HOST:PORT", args.address))?
-        .next()
-        .with_context(|| format!("{} has no address", args.address))?;
-    let (status, text) =
-        http_get(address, "/dump").with_context(|| format!("no proxy's admin listener answers at {address}"))?;
+    // names of pods have no colon
+    let (address, (status, text)) = if args.proxy.contains(':') {
+        let address: SocketAddr = args
+            .proxy
+            .to_socket_addrs()
+            .with_context(|| format!("{} is not HOST:PORT", args.proxy))?
+            .next()
+            .with_context(|| format!("{} has no address", args.proxy))?;
+        let answer =
+            http_get(address, "/dump").with_context(|| format!("no proxy's admin listener answers at {address}"))?;
+        (address.to_string(), answer)
+    } else {
+        cluster::block_on(of_pod(&args))?
+    };
     if status == 403 {
-        bail!("{address} answers only to whoever is in the pod: run this inside it");
+        bail!("{address} answers only to whoever is in the pod: run this inside it, or name the pod");
     }
     let dump: Value =
         serde_json::from_str(&text).with_context(|| format!("{address} answered {status}, not a dump"))?;
@@ -41,6 +52,14 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         print!("{}", readable(&dump, now));
     }
     Ok(())
+}
+
+/// Through a port-forward, which arrives on the pod's loopback.
+async fn of_pod(args: &Args) -> anyhow::Result<(String, (u16, String))> {
+    let cluster = cluster::Cluster::connect(&args.cluster).await?;
+    let pod = cluster::pod(&cluster, &args.namespace, &args.proxy).await?;
+    let answer = cluster.get_within(&args.namespace, &pod, cluster::PROXY_ADMIN, "/dump").await?;
+    Ok((format!("{}/{pod}", args.namespace), answer))
 }
 
 fn text(v: &Value) -> String {

@@ -1,5 +1,6 @@
-//! `weft explain`: why a request goes where it goes, from a folder of objects. What is said is what a proxy would do: the same code decides.
+//! `weft explain`: why a request goes where it goes, from a cluster's objects or a folder of them. What is said is what a proxy would do: the same code decides.
 
+use crate::cluster;
 use clap::Parser;
 use std::path::PathBuf;
 use weft_controller::explain::{Question, explain_folder};
@@ -18,9 +19,11 @@ pub struct Args {
     /// `name: value`; may be given more than once
     #[arg(long, value_parser = header)]
     header: Vec<(String, String)>,
-    /// Folder of Kubernetes objects; may be given more than once
-    #[arg(short, long, required = true)]
+    /// Folder of Kubernetes objects instead of a cluster; may be given more than once
+    #[arg(short, long)]
     folder: Vec<PathBuf>,
+    #[command(flatten)]
+    cluster: cluster::Args,
     #[arg(long)]
     json: bool,
 }
@@ -36,9 +39,17 @@ fn header(s: &str) -> Result<(String, String), String> {
 
 pub fn run(args: Args) -> anyhow::Result<()> {
     crate::check::readable(&args.folder)?;
+    let mut folders = args.folder;
+    let read;
+    if folders.is_empty() {
+        read = cluster::block_on(async {
+            cluster::objects::folder(&cluster::Cluster::connect(&args.cluster).await?).await
+        })?;
+        folders.push(read.path());
+    }
     let question =
         Question { from: args.from, to: args.to, method: args.method, path: args.path, headers: args.header };
-    let answer = explain_folder(&args.folder, &question)?;
+    let answer = explain_folder(&folders, &question)?;
     if args.json {
         println!("{}", serde_json::to_string_pretty(&answer)?);
     } else {
