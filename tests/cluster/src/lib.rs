@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a cluster that does not do as told fails its test
 
 pub mod left;
+pub mod mesh;
 
 use k8s_openapi::api::core::v1::{Namespace as KubeNamespace, Pod};
 use kube::{
