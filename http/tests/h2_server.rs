@@ -128,9 +128,41 @@ fn trailers_wait_behind_data() {
     assert_eq!(t.hear(), ["DATA 1 3", "HEADERS 1 t=1 end"]);
 }
 
+/// A turn is a body of 64 KiB, and who waits does so for one turn of each stream before it.
+#[test]
+fn a_turn_is_a_body_of_64_kib() {
+    let mut t = Talk::server(Config::default());
+    t.say([settings(&[(4, 1 << 20)]), window(0, 1 << 20)].concat());
+    t.hear();
+    for id in [1, 3, 5] {
+        t.say(request(id, END, &[]));
+        let s = t.id(id);
+        t.c.send_head(s, &answer(200, &[]), false).unwrap();
+    }
+    t.hear();
+    let (one, three, five) = (t.id(1), t.id(3), t.id(5));
+    t.c.send_data(one, &[1; 400_000], true);
+    t.c.send_data(three, &[3; 65_536], true);
+    t.c.send_data(five, &[5; 100], true);
+    let mut order = vec![];
+    for _ in 0..20 {
+        order.extend(t.hear());
+    }
+    let size = |f: &String| f.split(' ').nth(2).and_then(|n| n.parse::<usize>().ok()).unwrap_or(0);
+    let of =
+        |stream: &str, frames: &[String]| -> usize { frames.iter().filter(|f| f.starts_with(stream)).map(size).sum() };
+    let small = order.iter().position(|f| f.starts_with("DATA 5 100 end")).unwrap();
+    // what had left before it came, and one turn
+    let first = Config::default().max_output;
+    assert!(of("DATA 1", &order[..small]) <= first + 65_536, "{order:?}");
+    assert_eq!((of("DATA 1", &order), of("DATA 3", &order)), (400_000, 65_536));
+    let longest = order.chunk_by(|a, b| a[..6] == b[..6]).map(|c| of("DATA 3", c)).max();
+    assert_eq!(longest, Some(65_536), "in one piece: {order:?}");
+}
+
 #[test]
 fn output_is_bounded_and_fair() {
-    let mut t = Talk::server(Config::default());
+    let mut t = Talk::server(Config { max_output: 65_536, turn: 1, ..Config::default() });
     t.say([settings(&[(4, 1 << 20)]), window(0, 1 << 20)].concat());
     t.hear();
     for id in [1, 3] {
@@ -144,8 +176,8 @@ fn output_is_bounded_and_fair() {
     assert_eq!(sent, 65_536);
     assert_eq!(t.c.send_data(three, &[3; 20_000], true), 0, "no room, and another is before it");
     assert_eq!(t.hear().len(), 4);
-    // now they take turns
-    assert_eq!(t.hear(), ["DATA 1 16384", "DATA 3 16384", "DATA 1 16384", "DATA 3 3616 end", "DATA 1 12732"]);
+    // now they take turns; one that does not fit waits for the next output
+    assert_eq!(t.hear(), ["DATA 1 16384", "DATA 3 16384", "DATA 1 16384", "DATA 3 3616 end"]);
     let told = t.happens();
     assert_eq!(
         told.iter().filter(|l| l.starts_with("sent 3")).collect::<Vec<_>>(),

@@ -1,7 +1,7 @@
 //! HTTP connections: the engine decides, this module owns sockets, TLS and the clock.
 //!
 //! ```text
-//! task of a connection, one turn:  read <= 64 KiB -> engine.input -> commands -> engine.take_output -> one write -> engine.written
+//! task of a connection, one turn:  read <= 68 KiB -> engine.input -> commands -> engine.take_output -> one write -> engine.written
 //! commands: Dial -> a new task; Wake -> that connection's task runs; Close, Reset -> a mark in its slot
 //! ```
 //!
@@ -13,7 +13,7 @@ use crate::{
     access_log, dial,
     outbound::HttpDest,
     view::Update,
-    wire::{Read, SCRATCH, Wire, WireError},
+    wire::{Read, TURN, Wire, WireError},
     worker::{Shared, Worker},
 };
 use ahash::AHashMap;
@@ -424,7 +424,7 @@ impl Drive {
         let Some(io) = io.as_mut() else { return Ok(Poll::Ready(())) };
         let engine = &w.http.engine;
         let now = Instant::now();
-        let mut left = SCRATCH;
+        let mut left = TURN;
         loop {
             let mut again = false;
             let reads = !self.ended && slot.end.get().is_none() && engine.borrow().wants_read(conn);

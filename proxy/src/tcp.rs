@@ -4,13 +4,13 @@
 //! client socket -> scratch -> [open] -> [seal] -> server socket      and back
 //! ```
 //!
-//! A direction reads only when what it read before has been taken by the other socket, so a relay holds at most one read (64 KiB) for each direction. An end
+//! A direction reads only when what it read before has been taken by the other socket, so a relay holds at most one read (68 KiB) for each direction. An end
 //! of input is passed on as a half-close after everything before it; an error is passed on as a reset, because the other side must not take a broken transfer
 //! for a complete one.
 
 use crate::{
     stats::Tcp,
-    wire::{Read, SCRATCH, Wire, WireError},
+    wire::{Read, TURN, Wire, WireError},
 };
 use std::{future::poll_fn, sync::Arc, task::Context, task::Poll};
 
@@ -131,7 +131,7 @@ fn step(
         match r {
             Read::Data(_) => {
                 count(taken as u64);
-                moved = (true, taken >= SCRATCH * 3 / 4);
+                moved = (true, taken >= TURN * 3 / 4);
                 to.flush(cx)?;
             }
             Read::Eof => {

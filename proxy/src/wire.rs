@@ -1,7 +1,7 @@
 //! A socket with or without TLS under it, as the data plane uses it: read into one scratch buffer of the thread, append, write once for each turn.
 //!
 //! ```text
-//! socket --recv--> scratch (64 KiB, one per thread) --[rustls]--> closure of the caller
+//! socket --recv--> scratch (68 KiB, one per thread) --[rustls]--> closure of the caller
 //! caller --push--> out (plain) or rustls' records (TLS)  --flush: one send--> socket
 //! ```
 //!
@@ -28,8 +28,10 @@ use tokio::{
 use weft_discovery::Lease;
 use weft_http::h1::spare;
 
-/// One read: also the most that a turn handles before it yields (design 3.6).
-pub const SCRATCH: usize = 64 * 1024;
+/// The most that a turn handles before it yields (design 3.6).
+pub const TURN: usize = 64 * 1024;
+/// One read: a body of 64 KiB with its head, frames and TLS records. Without the 4 KiB each such message would come, and be passed on, in two pieces.
+const SCRATCH: usize = TURN + 4 * 1024;
 /// Pieces at least this long are written to a plain socket without being copied first.
 const DIRECT: usize = 4096;
 

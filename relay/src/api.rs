@@ -123,12 +123,12 @@ pub struct Limits {
     pub streams: u32,
     /// Access-log records waiting for the admin thread; more are counted and dropped.
     pub log: usize,
-    /// Bytes that a connection's output may hold before its producers stop.
+    /// Bytes that a connection's output may hold before its producers stop. 68 KiB: a body of 64 KiB leaves in one piece with its head and frames.
     pub output: usize,
 }
 impl Default for Limits {
     fn default() -> Self {
-        Self { exchanges: 10_000, heads: 16 << 20, streams: 1000, log: 4096, output: 64 * 1024 }
+        Self { exchanges: 10_000, heads: 16 << 20, streams: 1000, log: 4096, output: 68 * 1024 }
     }
 }
 

@@ -9,17 +9,18 @@
 //!             passed(n):   held -= n, granted += n (+ growth, - shrinkage)
 //! ```
 //!
-//! - Every window starts at 64 KiB ([`INITIAL`]) and doubles, up to 1 MiB, while its stream is fast: two windows passed on within 100 ms, none of it
-//!   held for as long as 5 ms. What is granted beyond 64 KiB is charged to the budget.
+//! - Every window starts at 64 KiB ([`INITIAL`]), between meshed proxies at 128 KiB ([`MESH`]), and doubles, up to 1 MiB, while its stream is fast: two windows
+//!   passed on within 100 ms, none of it held for as long as 5 ms. What is granted beyond the start is charged to the budget.
 //! - What is held is charged, too, as far as it exceeds what was charged for growth: a stream's charge is the larger one of the two. An idle stream
 //!   costs nothing, so thousands of them may stand open, and a stream is charged for what it makes us hold.
-//! - From three quarters of the budget on, windows shrink back to 64 KiB (what is passed on is not granted anew). From seven eighths on, new
+//! - From three quarters of the budget on, windows shrink back to where they started (what is passed on is not granted anew). From seven eighths on, new
 //!   streams are refused. When it is spent, [`Ledger::victim`] names the largest holder among those that are stalled: reset it, until the
 //!   budget holds again.
 //!
 //! The connection's own window is returned at receipt and is not kept here: a stalled stream must not stall its connection (design 3.3).
 //! The budget is process-wide; a ledger (one per worker) takes from it 256 KiB at a time, so a frame touches no atomic.
 
+use crate::api::Wire;
 use slab::Slab;
 use std::{
     sync::{
@@ -31,8 +32,14 @@ use std::{
 
 /// Window of a new stream: 64 KiB less one, HTTP/2's own default (RFC 9113, 6.9.2), so that no SETTINGS have to arrive first.
 pub const INITIAL: u32 = 65_535;
+/// Window of a new stream between meshed proxies: a body of 64 KiB passes without a wait for credit, and without an update, which is told in halves of the window.
+pub const MESH: u32 = 128 * 1024;
 /// Largest window: 1 MiB is 10 Gbit/s at 0.8 ms, more than one stream gets between two pods.
 pub const MOST: u32 = 1 << 20;
+/// The window of a new stream on a connection that speaks `wire`.
+pub(crate) fn start(wire: Wire) -> u32 {
+    if wire == Wire::Mesh { MESH } else { INITIAL }
+}
 /// What a ledger takes from the budget, or gives back, at once.
 const LOT: usize = 256 * 1024;
 /// Two windows within this time are fast: at 64 KiB, 1.3 MB/s.
@@ -84,6 +91,8 @@ pub struct CreditKey(u32);
 #[derive(Debug)]
 struct Account<T> {
     owner: T,
+    /// Where the window started; so much costs nothing while it is not used.
+    start: u32,
     window: u32,
     granted: u32,
     held: u32,
@@ -97,7 +106,7 @@ struct Account<T> {
 }
 impl<T> Account<T> {
     fn charge(&self) -> usize {
-        self.held.max(self.window.saturating_sub(INITIAL)) as usize
+        self.held.max(self.window.saturating_sub(self.start)) as usize
     }
 }
 
@@ -117,18 +126,19 @@ impl<T: Copy> Ledger<T> {
         Self { budget, accounts: Slab::new(), charged: 0, taken: 0 }
     }
 
-    /// Opens the account of a new stream: its peer may send [`INITIAL`] bytes.
+    /// Opens the account of a new stream: its peer may send `start` bytes, [`INITIAL`] or [`MESH`].
     ///
     /// # Errors
     /// [`Refused`] when seven eighths of the budget are used.
-    pub fn open(&mut self, owner: T, now: Instant) -> Result<CreditKey, Refused> {
+    pub fn open(&mut self, owner: T, start: u32, now: Instant) -> Result<CreditKey, Refused> {
         if self.over(7, 8) {
             return Err(Refused);
         }
         let account = Account {
             owner,
-            window: INITIAL,
-            granted: INITIAL,
+            start,
+            window: start,
+            granted: start,
             held: 0,
             passed: 0,
             since: now,
@@ -171,15 +181,15 @@ impl<T: Copy> Ledger<T> {
         a.waits = now;
         a.passed = a.passed.saturating_add(n);
         let mut grant = n;
-        if pressed && a.window > INITIAL {
-            let shrink = n.min(a.window - INITIAL);
+        if pressed && a.window > a.start {
+            let shrink = n.min(a.window - a.start);
             a.window -= shrink;
             grant -= shrink;
             (a.passed, a.since, a.slow) = (0, now, false);
         } else if a.passed / 2 >= a.window || now.saturating_duration_since(a.since) > FAST {
             let fast = a.passed / 2 >= a.window && now.saturating_duration_since(a.since) <= FAST && !a.slow;
             if fast && !pressed && a.window < MOST {
-                let growth = (a.window + 1).min(MOST - a.window);
+                let growth = a.window.min(MOST - a.window);
                 a.window += growth;
                 grant += growth;
             }

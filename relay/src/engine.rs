@@ -31,7 +31,7 @@ use crate::{
     balance::Balancer,
     budget::{Budget, Budgets},
     conn::{Codec, Conn, Down, ExKey, Meaning, Phase, Role, Token},
-    credit::{CreditBudget, Ledger},
+    credit::{self, CreditBudget, Ledger},
     denials::Denials,
     outlier::{Detector, Detectors, OutlierConfig},
     pool::Pool,
@@ -185,7 +185,14 @@ impl Engine {
             client: Arc::new(h1),
             // towards others extended CONNECT is used only once they have offered it
             h2_client: Arc::new(h2::Config { extended_connect: false, ..plain.clone() }),
-            mesh: Arc::new(h2::Config { missing_authority: true, ..plain.clone() }),
+            mesh: Arc::new(h2::Config {
+                missing_authority: true,
+                stream_window: credit::MESH,
+                // credited at receipt: it bounds only what is in flight, which the sockets bound anyway; 32 bodies of 64 KiB at once do not wait for it
+                connection_window: 4 << 20,
+                rates: h2::Rates::mesh(),
+                ..plain.clone()
+            }),
             h2_server: Arc::new(plain),
         };
         let shard = shared.registry.shard();
@@ -400,7 +407,7 @@ impl Engine {
             Codec::H2(_) => true,
         }
     }
-    /// Swaps what is to be written into `buffer`, which must be empty. False: nothing. At most about 64 KiB at a time; while it is being written nothing more is given.
+    /// Swaps what is to be written into `buffer`, which must be empty. False: nothing. At most about 68 KiB at a time; while it is being written nothing more is given.
     /// Call [`Engine::written`] when all of it has left, then ask again.
     pub fn take_output(&mut self, conn: ConnKey, buffer: &mut Vec<u8>, now: Instant) -> bool {
         self.now = now;

@@ -231,6 +231,7 @@ fn interact(seed: u64) {
             connection_window: 65_535 + r.below(3) as u32 * 100_000,
             max_streams: 1 + r.below(20) as u32,
             max_output: 1 + r.below(70_000),
+            turn: 1 + r.below(4),
             huffman: r.one_in(2),
             header_table: [0, 100, 4096, 10_000][r.below(4)],
             encoder_table: [0, 60, 4096, 10_000][r.below(4)],

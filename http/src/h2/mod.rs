@@ -9,7 +9,7 @@
 //! ```
 //!
 //! - DATA is never buffered on the way in: it comes out as slices of the input, in as many pieces as it arrived in. On the way out it goes straight into the output while
-//!   windows and [`Config::max_output`] allow; the rest is queued on its stream and moves in turns of one frame when windows open or the output has left.
+//!   windows and [`Config::max_output`] allow; the rest is queued on its stream and moves in turns of [`Config::turn`] frames when windows open or the output has left.
 //! - The connection's receive window is credited at receipt, so a stream that nobody reads never stalls the others. Streams are credited by
 //!   [`Connection::release`], when the bytes have been passed on; so what a stream can queue is bounded by the window that its origin was granted.
 //! - Nothing is allocated for a request in the steady state: streams live in a slab, heads in a pool, buffers in a free list of the thread.

@@ -204,7 +204,7 @@ impl<T: Copy> Connection<T> {
             self.ring.push_back(stream);
         }
     }
-    /// Moves queued data into the output, a frame of each stream in turn, as far as windows and the output's limit go.
+    /// Moves queued data into the output, [`Config::turn`](super::Config::turn) frames of each stream in turn, as far as windows and the output's limit go.
     pub(super) fn pump(&mut self) {
         let frame = self.frame_size();
         while self.send_window > 0 && self.failed.is_none() {
@@ -217,7 +217,14 @@ impl<T: Copy> Connection<T> {
             let Some(s) = self.streams.get_mut(stream) else { continue };
             s.in_ring = false;
             let window = s.send_window.min(self.send_window).max(0) as usize;
-            let n = s.queue.len().min(window).min(frame).min(room);
+            let wanted = s.queue.len().min(window).min(frame * self.config.turn.max(1));
+            if wanted > room && !self.out.is_empty() {
+                // a turn is not cut short by the end of the output, or the same stream might get the short end every time
+                s.in_ring = true;
+                self.ring.push_front(stream);
+                break;
+            }
+            let n = wanted.min(room);
             if n == 0 {
                 continue;
             }
@@ -229,7 +236,13 @@ impl<T: Copy> Connection<T> {
             let ended = last && s.sending == Sending::Ending;
             let fin = ended && matches!(s.queued_end, QueuedEnd::Fin);
             spare::ensure(&mut self.out);
-            put_data(&mut self.out, stream.id, s.queue.front(n), fin);
+            let mut data = s.queue.front(n);
+            while data.len() > frame {
+                let (piece, rest) = data.split_at(frame);
+                put_data(&mut self.out, stream.id, piece, false);
+                data = rest;
+            }
+            put_data(&mut self.out, stream.id, data, fin);
             s.queue.consume(n);
             let token = s.token;
             if ended {

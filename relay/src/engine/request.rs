@@ -8,6 +8,7 @@ use super::{
 use crate::{
     api::ConnKey,
     conn::{Codec, DOWN, ExKey, Meaning, Token},
+    credit,
     exchange::{Action, Event, State, step},
     replay::MOST_PER_REQUEST,
 };
@@ -178,7 +179,7 @@ impl Engine {
         {
             let credit = match x.request_credit {
                 Some(c) => Some(c),
-                None => self.credit.open(token.ex, now).ok(),
+                None => self.credit.open(token.ex, credit::start(x.down.wire), now).ok(),
             };
             x.request_credit = credit;
             match credit {

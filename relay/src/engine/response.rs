@@ -5,6 +5,7 @@ use crate::{
     api::{ConnKey, Wire},
     balance,
     conn::{Codec, ExKey, Token},
+    credit,
     exchange::{Action, Event, State, step},
     outlier::Verdict,
 };
@@ -177,7 +178,8 @@ impl Engine {
         x.received += n as u64;
         a.response_over |= end;
         if n > 0 && a.stream.is_some() && x.leg.is_some() {
-            let credit = x.response_credit.or_else(|| self.credit.open(key, now).ok());
+            let start = credit::start(a.wire);
+            let credit = x.response_credit.or_else(|| self.credit.open(key, start, now).ok());
             x.response_credit = credit;
             match credit {
                 Some(c) => {
