@@ -221,7 +221,7 @@ pub struct Timeouts {
     pub lookup: u64,
     /// A client that has said nothing for so long on an undeclared port may be waiting for the server's greeting.
     pub silence: u64,
-    /// First bytes of a connection that must be HTTP.
+    /// First bytes of a connection that must be HTTP, and from the first byte of every request's head to its end (slowloris).
     pub head: u64,
     /// TCP connect.
     pub connect: u64,

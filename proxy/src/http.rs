@@ -134,6 +134,10 @@ impl Http {
             identity,
             shared: Some(shared.engines.clone()),
             access_log: shared.log.is_on(),
+            timeouts: weft_relay::Timeouts {
+                head: crate::config::ms(shared.config.timeouts.head),
+                ..weft_relay::Timeouts::default()
+            },
             ..EngineConfig::default()
         };
         let engine = Engine::new(config, seed, Instant::now());
