@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Builds Weft's images as OCI archives, without a container engine, and prints their sizes:
 #   weft.dev/weft-proxy     weft-proxy and weft-init, with the iptables programs that weft-init calls
-#   weft.dev/weft-control   weft-ca, weft-controller, weft-injector and weft
+#   weft.dev/weft-control   weft-ca, weft-controller, weft-injector and weft: one program (control/) under four names
 #   weft.dev/sample         weft alone, for `weft sample`: the services of examples/shop
 # OUT (default: images/ in the target directory) gets one .tar each, REGISTRY and TAG change the names. BIN is a folder of programs that are built already.
 #
@@ -18,19 +18,17 @@ registry=${REGISTRY:-weft.dev} tag=${TAG:-$version}
 target=${CARGO_TARGET_DIR:-target}
 bin=$target/$([ "$profile" = dev ] && echo debug || echo "$profile")
 out=${OUT:-$target/images}
-# What a node downloads: 25 MB is a few seconds on a slow link. That goes for what is shipped, a release; the programs of `quick` are an eighth larger
-# (weft-proxy compressed: 5.9 against 5.2 MB).
+# What a node downloads: 25 MB is a few seconds on a slow link.
 limit=$((25 * 1000 * 1000))
-[ "$profile" = release ] || limit=$((limit * 9 / 8))
 
 for tool in cargo strip ldd iptables; do
   PATH="$PATH:/usr/sbin" command -v "$tool" >/dev/null || { echo "images: $tool is needed: run tests/tools/deps.sh build images" >&2; exit 1; }
 done
 pack=$("$here/pack.sh")
 
-proxy=(weft-proxy weft-init) control=(weft-ca weft-controller weft-injector weft)
+proxy=(weft-proxy weft-init) control=(weft-control weft)
 if [ -n "${BIN:-}" ]; then bin=$BIN; else
-  cargo build --locked --profile "$profile" -p weft-proxy -p weft-init -p weft-ca -p weft-controller -p weft-injector -p weft-cli
+  cargo build --locked --profile "$profile" -p weft-proxy -p weft-init -p weft-control -p weft-cli
 fi
 
 work=$(mktemp -d)
@@ -76,6 +74,7 @@ mapfile -t licences < <(doc iptables libxtables12 libip4tc2 libip6tc2 libnftnl11
 mapfile -t files < <(programs "${proxy[@]}")
 # The lock of the legacy variant would lie in /run, which is read-only. /dev/shm is always writable and the pod's own, as are the tables that it guards.
 image weft-proxy 2102:2102 /usr/local/bin/weft-proxy -env XTABLES_LOCKFILE=/dev/shm/xtables.lock "${files[@]}" "${iptables[@]}" ${licences[@]+"${licences[@]}"}
-mapfile -t files < <(programs "${control[@]}")
-image weft-control 65532:65532 /usr/local/bin/weft "${files[@]}"
+names=()
+for name in weft weft-ca weft-controller weft-injector; do names+=("@weft-control=/usr/local/bin/$name"); done
+image weft-control 65532:65532 /usr/local/bin/weft "$work/bin/weft-control=/usr/local/bin/weft-control" "${names[@]}"
 image sample 65532:65532 /usr/local/bin/weft "$work/bin/weft=/usr/local/bin/weft"

@@ -16,6 +16,7 @@ pub mod csr;
 pub mod gate;
 pub mod issue;
 pub mod kubernetes;
+pub mod program;
 pub mod server;
 pub mod state;
 pub mod store;

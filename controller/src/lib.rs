@@ -22,6 +22,7 @@ pub mod finding;
 pub mod index;
 pub mod metrics;
 pub mod object;
+pub mod program;
 pub mod refs;
 pub mod run;
 pub mod serve;

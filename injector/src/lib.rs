@@ -13,5 +13,6 @@ pub mod inject;
 pub mod knobs;
 pub mod metrics;
 pub mod probes;
+pub mod program;
 pub mod review;
 pub mod serve;
