@@ -157,3 +157,33 @@ impl Conn {
         reads.join().unwrap()
     }
 }
+
+/// A server by hand: what it says first, and what it does with each frame.
+pub fn server(
+    settings: &'static [u8],
+    react: impl Fn(&mut Conn, &Frame, usize) -> bool + Send + Sync + 'static,
+) -> SocketAddr {
+    let connections = std::sync::atomic::AtomicUsize::new(0);
+    crate::app(move |s| {
+        let number = connections.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let mut c = Conn(s);
+        if c.0.read_exact(&mut [0; 24]).is_err() || c.0.write_all(&frame(SETTINGS, 0, 0, settings)).is_err() {
+            return;
+        }
+        while let Some(f) = c.receive() {
+            if f.kind == SETTINGS && f.flags & ACK == 0 {
+                let _ = c.0.write_all(&frame(SETTINGS, ACK, 0, &[]));
+            }
+            if f.kind == PING && f.flags & ACK == 0 {
+                let _ = c.0.write_all(&frame(PING, ACK, 0, &f.payload));
+            }
+            if !react(&mut c, &f, number) {
+                return;
+            }
+        }
+    })
+}
+/// An answer without a body.
+pub fn ok(stream: u32) -> Vec<u8> {
+    frame(HEADERS, END_HEADERS | END_STREAM, stream, &[0x88])
+}

@@ -2,14 +2,14 @@
 #![allow(clippy::unwrap_used)]
 
 use std::{
-    io::{Read, Write},
+    io::Write,
     net::SocketAddr,
     sync::mpsc,
     thread,
     time::{Duration, Instant},
 };
 use weft_core::service::Protocol;
-use weft_test_hostile::{Builder, Client, LIMIT, Pair, app, dial, frames::*, http, mirror, rest};
+use weft_test_hostile::{Builder, Client, LIMIT, Pair, dial, frames::*, http, mirror, rest};
 
 /// A pair in front of an application that is spoken to in HTTP/2.
 fn h2(app: SocketAddr) -> Pair {
@@ -173,35 +173,6 @@ fn row_19_a_client_whose_windows_stay_shut_holds_up_nobody() {
         assert_eq!(f.stream, 1);
         got += f.payload.len();
     }
-}
-
-/// A server by hand: what it says first, and what it does with each frame.
-fn server(
-    settings: &'static [u8],
-    react: impl Fn(&mut Conn, &Frame, usize) -> bool + Send + Sync + 'static,
-) -> SocketAddr {
-    let connections = std::sync::atomic::AtomicUsize::new(0);
-    app(move |s| {
-        let number = connections.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        let mut c = Conn(s);
-        if c.0.read_exact(&mut [0; 24]).is_err() || c.0.write_all(&frame(SETTINGS, 0, 0, settings)).is_err() {
-            return;
-        }
-        while let Some(f) = c.receive() {
-            if f.kind == SETTINGS && f.flags & ACK == 0 {
-                let _ = c.0.write_all(&frame(SETTINGS, ACK, 0, &[]));
-            }
-            if f.kind == PING && f.flags & ACK == 0 {
-                let _ = c.0.write_all(&frame(PING, ACK, 0, &f.payload));
-            }
-            if !react(&mut c, &f, number) {
-                return;
-            }
-        }
-    })
-}
-fn ok(stream: u32) -> Vec<u8> {
-    frame(HEADERS, END_HEADERS | END_STREAM, stream, &[0x88])
 }
 
 #[test]
