@@ -10,6 +10,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)] // a test that cannot be set up fails
 
 pub mod frames;
+pub mod process;
 
 use ::http as http_head;
 
@@ -213,7 +214,10 @@ pub fn until(what: &str, mut holds: impl FnMut() -> bool) {
 
 /// Resident memory of this process (test, sidecars and applications), in bytes.
 pub fn resident() -> usize {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    resident_of("self")
+}
+fn resident_of(process: &str) -> usize {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
     let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:")).unwrap();
     line.trim().trim_end_matches(" kB").parse::<usize>().unwrap() * 1024
 }

@@ -3,39 +3,16 @@
 
 use std::{
     io::{Read, Write},
-    net::{SocketAddr, TcpListener, TcpStream},
-    path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    net::TcpStream,
+    process::{Command, Stdio},
     time::Duration,
 };
 use weft_identity::{request::pem, testing::TestMesh};
-use weft_test_hostile::{any_port, app, dial, until};
-
-/// The program is built beside the tests.
-fn program() -> PathBuf {
-    let me = std::env::current_exe().unwrap();
-    let at = me.parent().and_then(Path::parent).unwrap().join("weft-proxy");
-    assert!(at.exists(), "{} is missing; build it with: cargo build -p weft-proxy", at.display());
-    at
-}
-fn free() -> SocketAddr {
-    TcpListener::bind(any_port()).unwrap().local_addr().unwrap()
-}
-
-struct Process(Child);
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-fn ready(admin: SocketAddr) -> bool {
-    let Ok(mut s) = TcpStream::connect(admin) else { return false };
-    let mut all = String::new();
-    let asked = s.write_all(b"GET /ready HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
-    asked.is_ok() && s.read_to_string(&mut all).is_ok() && all.starts_with("HTTP/1.1 200")
-}
+use weft_test_hostile::{
+    app, dial,
+    process::{Process, free, program, ready},
+    until,
+};
 
 #[test]
 fn row_43_a_storm_beyond_the_descriptors_pauses_accepting_and_passes() {
@@ -113,5 +90,5 @@ static:
     last.read_exact(&mut [0; 4]).unwrap();
     ping(&mut dial(listen));
     first.iter_mut().for_each(ping);
-    assert!(process.0.try_wait().unwrap().is_none(), "it lives");
+    assert!(process.lives(), "it lives");
 }
