@@ -5,6 +5,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a cluster that does not do as told fails its test
 
+pub mod capture;
 pub mod left;
 pub mod mesh;
 

@@ -3,7 +3,11 @@
 
 use crate::{Namespace, SOON, TOOLS, client, eventually, image, restricted, text};
 use k8s_openapi::api::{apps::v1::Deployment, core::v1::Pod};
-use kube::api::{Api, ListParams};
+use kube::{
+    ResourceExt as _,
+    api::{Api, DynamicObject, GroupVersionKind, ListParams},
+    discovery,
+};
 use serde_json::{Value, json};
 use std::{collections::BTreeMap, path::PathBuf, process::Command};
 
@@ -93,7 +97,8 @@ impl Workload {
         let mut container = json!({
             "name": "app", "image": image("sample"), "command": ["weft", "sample"], "args": self.args, "securityContext": restricted(65532),
             "ports": [{"name": "http", "containerPort": 8080}],
-            "readinessProbe": {"httpGet": {"path": "/", "port": 8080}, "periodSeconds": 1},
+            // a path that no test asks for: a strict workload takes it in plain text
+            "readinessProbe": {"httpGet": {"path": "/ready", "port": 8080}, "periodSeconds": 1},
         });
         for (key, value) in self.container.as_object().into_iter().flatten() {
             container[key] = value.clone();
@@ -226,10 +231,11 @@ impl Caller {
     pub fn get(&self, url: &str, flags: &str) -> Answer {
         let said = self.sh(&format!("curl -sS --max-time 10 {flags} -w '\\n%{{http_code}}' '{url}'"));
         let (text, status) = said.trim_end().rsplit_once('\n').unwrap_or((&said, "0"));
-        // with no answer curl's message follows the status
+        // with no answer curl's message follows the status; whatever else is said is no answer to the question
         match status.parse() {
             Ok(status) => Answer { status, text: text.trim().into() },
-            Err(_) => Answer { status: 0, text: said.trim().into() },
+            Err(_) if said.contains("curl: (") => Answer { status: 0, text: said.trim().into() },
+            Err(_) => panic!("curl in pod {}: {said}", self.pod),
         }
     }
 
@@ -244,6 +250,84 @@ impl Caller {
         }
         assert_eq!(counts.values().sum::<usize>(), n, "{url}: {said}");
         counts
+    }
+}
+
+impl Caller {
+    /// `n` unary calls with an empty message: how often each `grpc-status` came; `None` is no status. Each on a connection of its own, since curl 7.88 fails on the
+    /// second request of one that speaks HTTP/2 without an upgrade.
+    pub fn grpc(&self, url: &str, n: usize) -> BTreeMap<Option<u16>, usize> {
+        let flags = "--http2-prior-knowledge -H 'content-type: application/grpc' -H 'te: trailers' --data-binary @- -o /dev/null -D -";
+        // no compression, length zero
+        let call = format!("printf '\\0\\0\\0\\0\\0' | curl -s --max-time 10 {flags} '{url}'");
+        let said = self.sh(&format!("for i in $(seq {n}); do {call}; done"));
+        let mut counts = BTreeMap::new();
+        for status in said.lines().filter_map(|l| l.trim().strip_prefix("grpc-status:")?.trim().parse::<u16>().ok()) {
+            *counts.entry(Some(status)).or_default() += 1;
+        }
+        let none = n - counts.values().sum::<usize>();
+        if none > 0 {
+            counts.insert(None, none);
+        }
+        counts
+    }
+}
+
+/// `apiVersion`, `kind`, name and `spec` of an object.
+pub fn object(api: &str, kind: &str, name: &str, spec: Value) -> Value {
+    json!({"apiVersion": api, "kind": kind, "metadata": {"name": name}, "spec": spec})
+}
+/// A route of the Gateway API whose parent is a Service's port 80.
+pub fn route(kind: &str, name: &str, parent: Value, rules: Value) -> Value {
+    let mut parent = parent;
+    for (key, value) in [("group", json!("")), ("kind", json!("Service")), ("port", json!(80))] {
+        if parent[key].is_null() {
+            parent[key] = value;
+        }
+    }
+    object("gateway.networking.k8s.io/v1", kind, name, json!({"parentRefs": [parent], "rules": rules}))
+}
+/// A policy of Weft.
+pub fn policy(kind: &str, name: &str, spec: Value) -> Value {
+    object("weft.dev/v1alpha1", kind, name, spec)
+}
+
+impl Namespace {
+    /// Waits until an object's status says of every parent or target of ours: accepted, without a reservation, for this generation.
+    pub async fn accepted(&self, object: &Value) {
+        let said = async || {
+            let conditions = self.conditions(object).await?;
+            let is = |kind: &str| conditions.iter().find(|c| c["type"] == kind).is_some_and(|c| c["status"] == "True");
+            match is("Accepted") && !is("PartiallyInvalid") && !is("Conflicted") {
+                true => Ok(()),
+                false => Err(format!("{conditions:?}")),
+            }
+        };
+        eventually(&format!("{} {} accepted", object["kind"], object["metadata"]["name"]), SOON, said).await;
+    }
+
+    /// Conditions that our controller wrote about the object as it is now; an error while it has not.
+    pub async fn conditions(&self, object: &Value) -> Result<Vec<Value>, String> {
+        let object: DynamicObject = serde_json::from_value(object.clone()).map_err(|e| e.to_string())?;
+        let gvk = GroupVersionKind::try_from(object.types.as_ref().unwrap()).map_err(|e| e.to_string())?;
+        let (resource, _) = discovery::pinned_kind(&self.client, &gvk).await.map_err(|e| e.to_string())?;
+        let api: Api<DynamicObject> = Api::namespaced_with(self.client.clone(), &self.name, &resource);
+        let now = api.get(&object.name_any()).await.map_err(|e| e.to_string())?;
+        let (status, generation) = (&now.data["status"], now.metadata.generation);
+        let entries = ["parents", "ancestors"].into_iter().flat_map(|l| status[l].as_array().into_iter().flatten());
+        let ours = entries.filter(|e| e["controllerName"] == "weft.dev/gateway-controller");
+        let conditions: Vec<Value> =
+            ours.flat_map(|e| e["conditions"].as_array().into_iter().flatten().cloned()).collect();
+        match !conditions.is_empty() && conditions.iter().all(|c| c["observedGeneration"].as_i64() == generation) {
+            true => Ok(conditions),
+            false => Err(format!("generation {generation:?}: {status}")),
+        }
+    }
+
+    /// Applies and waits until accepted.
+    pub async fn in_force(&self, object: Value) {
+        self.apply(object.clone()).await;
+        self.accepted(&object).await;
     }
 }
 
