@@ -7,6 +7,7 @@
 
 pub mod capture;
 pub mod left;
+pub mod load;
 pub mod mesh;
 
 use k8s_openapi::api::core::v1::{Namespace as KubeNamespace, Pod};

@@ -4,7 +4,7 @@
 use crate::{Namespace, SOON, TOOLS, client, eventually, image, restricted, text};
 use k8s_openapi::api::{apps::v1::Deployment, core::v1::Pod};
 use kube::{
-    ResourceExt as _,
+    Client, ResourceExt as _,
     api::{Api, DynamicObject, GroupVersionKind, ListParams},
     discovery,
 };
@@ -30,6 +30,33 @@ pub async fn installed() {
         };
         eventually(&format!("{name} of the chart (tests/cluster/cluster install)"), SOON, available).await;
     }
+}
+
+/// Waits until every pod of a Deployment's newest revision is available, and no other is left.
+pub async fn available(client: &Client, namespace: &str, deployment: &str) {
+    let api: Api<Deployment> = Api::namespaced(client.clone(), namespace);
+    let there = async || {
+        let d = api.get(deployment).await.map_err(|e| e.to_string())?;
+        let (wanted, s) = (d.spec.and_then(|s| s.replicas), d.status.unwrap_or_default());
+        let observed = s.observed_generation >= d.metadata.generation;
+        match observed && s.updated_replicas == wanted && s.available_replicas == wanted && s.replicas == wanted {
+            true => Ok(()),
+            false => Err(format!("{s:?}")),
+        }
+    };
+    eventually(&format!("Deployment {namespace}/{deployment} available"), SOON, there).await;
+}
+
+/// Helm on the release that the tests share, with `--wait` where a verb has it; panics with its words when it fails.
+pub fn helm(verb: &str, words: &[&str]) {
+    let chart = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../charts/weft");
+    let mut c = Command::new("helm");
+    c.args([verb, "weft"]);
+    if verb == "upgrade" {
+        c.arg(chart).args(["--install", "--reset-then-reuse-values", "--create-namespace"]);
+    }
+    let out = c.args(["--namespace", SYSTEM, "--wait", "--timeout", "3m"]).args(words).output().unwrap();
+    assert!(out.status.success(), "helm {verb}: {}", text(&out));
 }
 
 /// A Deployment with a ServiceAccount and a Service, all of one name: the sample application on port 8080, its Service's port 80.
@@ -148,19 +175,8 @@ impl Namespace {
         }
     }
 
-    /// Waits until every pod of a Deployment's newest revision is available, and no other is left.
     pub async fn available(&self, deployment: &str) {
-        let api: Api<Deployment> = Api::namespaced(self.client.clone(), &self.name);
-        let there = async || {
-            let d = api.get(deployment).await.map_err(|e| e.to_string())?;
-            let (wanted, s) = (d.spec.and_then(|s| s.replicas), d.status.unwrap_or_default());
-            let observed = s.observed_generation >= d.metadata.generation;
-            match observed && s.updated_replicas == wanted && s.available_replicas == wanted && s.replicas == wanted {
-                true => Ok(()),
-                false => Err(format!("{s:?}")),
-            }
-        };
-        eventually(&format!("Deployment {}/{deployment} available", self.name), SOON, there).await;
+        available(&self.client, &self.name, deployment).await;
     }
 
     /// Running pods of a workload, by its label `app`.
