@@ -13,6 +13,7 @@ use std::{
 };
 use weft_core::{
     policy::{GRPC_HEALTH, Probe},
+    probe::{ADMIN_PORT, Forwarded},
     service::Protocol,
 };
 
@@ -312,8 +313,12 @@ fn probe(p: &PodProbe, named: &BTreeMap<Box<str>, u16>) -> Option<Probe> {
         IntOrString::String(s) => named.get(s.as_str()).copied().or_else(|| s.parse().ok()),
     };
     if let Some(http) = &p.http_get {
-        let path = http.path.as_deref().filter(|p| !p.is_empty()).unwrap_or("/");
-        return Some(Probe { port: number(&http.port)?, path: Some(path.into()) });
+        let (port, path) = (number(&http.port)?, http.path.as_deref().filter(|p| !p.is_empty()).unwrap_or("/"));
+        // the injector sent it to the sidecar, which asks the application only what it is told here; the sidecar's own probes are no business of the application
+        return match port == ADMIN_PORT {
+            true => Forwarded::parse(path).map(|f| f.probe()),
+            false => Some(Probe { port, path: Some(path.into()) }),
+        };
     }
     if let Some(tcp) = &p.tcp_socket {
         return Some(Probe { port: number(&tcp.port)?, path: None });

@@ -20,6 +20,7 @@ pub mod identity;
 pub mod matches;
 pub mod path;
 pub mod policy;
+pub mod probe;
 pub mod query;
 pub mod retry;
 pub mod route;

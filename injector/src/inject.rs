@@ -23,7 +23,7 @@ const STATE_VOLUME: &str = "weft-state";
 pub const PROXY_UID: i64 = 2102;
 pub const OUTBOUND_PORT: u16 = 15001;
 pub const INBOUND_PORT: u16 = 15006;
-pub const ADMIN_PORT: u16 = 15020;
+pub use weft_core::probe::ADMIN_PORT;
 /// What the kubelet waits when a pod does not say.
 const GRACE: u64 = 30;
 /// The kubelet renews it at 80 %; the CA asks for a token only when a leaf is renewed.
@@ -225,7 +225,7 @@ fn inject(pod: &Value, k: &Knobs, s: &Settings, mut warnings: Vec<String>) -> Re
     check_plan(k)?;
     let mut patch = Vec::new();
     if k.rewrite_probes.unwrap_or(true) {
-        let (probes, untouched) = probes::rewrite(pod, ADMIN_PORT);
+        let (probes, untouched) = probes::rewrite(pod);
         patch.extend(probes);
         warnings.extend(untouched);
     }

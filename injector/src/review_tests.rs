@@ -141,17 +141,15 @@ fn without_native_sidecars_a_gate_holds_the_application_back() {
 }
 
 #[test]
-fn tcp_probes_go_through_the_proxy() {
+fn tcp_and_grpc_probes_go_through_the_proxy() {
     let mut p = pod();
     p["spec"]["containers"][0]["livenessProbe"] = json!({"tcpSocket": {"port": "http"}, "periodSeconds": 3});
     p["spec"]["containers"][0]["readinessProbe"] = json!({"httpGet": {"path": "/ok", "port": 8080}});
     p["spec"]["containers"][0]["startupProbe"] = json!({"tcpSocket": {"port": "nothing"}});
     let (response, after, _) = review(&p);
     let c = &after["spec"]["containers"][0];
-    assert_eq!(
-        c["livenessProbe"],
-        json!({"httpGet": {"path": "/probe/tcp/8080", "port": 15020, "scheme": "HTTP"}, "periodSeconds": 3})
-    );
+    let get = |path: &str, millis: &str| json!({"path": path, "port": 15020, "scheme": "HTTP", "httpHeaders": [{"name": "weft-probe-timeout-ms", "value": millis}]});
+    assert_eq!(c["livenessProbe"], json!({"httpGet": get("/probe/tcp/8080", "900"), "periodSeconds": 3}));
     assert_eq!(
         (&c["readinessProbe"], &c["startupProbe"]),
         (&p["spec"]["containers"][0]["readinessProbe"], &p["spec"]["containers"][0]["startupProbe"])
@@ -159,6 +157,20 @@ fn tcp_probes_go_through_the_proxy() {
     assert!(response["warnings"][0].as_str().unwrap().contains("startupProbe"), "{response}");
     p["metadata"]["annotations"] = json!({"weft.dev/rewrite-probes": "false"});
     assert_eq!(injected(&p)["spec"]["containers"], p["spec"]["containers"]);
+    let mut p = pod();
+    p["spec"]["containers"][0]["livenessProbe"] =
+        json!({"grpc": {"port": 9000, "service": "shop.Orders"}, "timeoutSeconds": 5, "failureThreshold": 2});
+    p["spec"]["containers"][0]["readinessProbe"] = json!({"grpc": {"port": 9000, "service": null}});
+    p["spec"]["containers"][0]["startupProbe"] = json!({"grpc": {"port": 9000, "service": "x".repeat(300)}});
+    let (response, after, _) = review(&p);
+    let c = &after["spec"]["containers"][0];
+    assert_eq!(
+        c["livenessProbe"],
+        json!({"httpGet": get("/probe/grpc/9000/shop.Orders", "4500"), "timeoutSeconds": 5, "failureThreshold": 2})
+    );
+    assert_eq!(c["readinessProbe"], json!({"httpGet": get("/probe/grpc/9000", "900")}));
+    assert_eq!(c["startupProbe"], p["spec"]["containers"][0]["startupProbe"]);
+    assert!(response["warnings"][0].as_str().unwrap().contains("startupProbe.grpc.service"), "{response}");
 }
 
 #[test]
@@ -353,6 +365,7 @@ fn junk() -> impl Strategy<Value = Value> {
         Just("name"),
         Just("livenessProbe"),
         Just("tcpSocket"),
+        Just("grpc"),
         Just("port"),
         Just("weft.dev/inject"),
         Just("weft.dev/injected"),

@@ -6,6 +6,7 @@
 //! | `GET /live` | anybody | 200 |
 //! | `GET /metrics` | anybody | Prometheus text |
 //! | `GET /probe/tcp/<port>` | anybody | dials the application: what a kubelet's TCP probe becomes, since a captured port always accepts |
+//! | `GET /probe/grpc/<port>/<service>` | anybody | asks the application's health service: what a kubelet's gRPC probe becomes |
 //! | `GET /dump` | loopback | what the proxy believes, as JSON |
 //! | `POST /drain` | loopback | the preStop hook |
 //! | `PUT /log` | loopback | the log filter of the process |
@@ -13,13 +14,13 @@
 use crate::{
     control::{self, Control, Listening, State as Life, Workers},
     credentials::unix_now,
-    metrics, opaque,
+    health, metrics, opaque,
     worker::Shared,
 };
 use axum::{
     Json, Router,
-    extract::{ConnectInfo, Path, State},
-    http::{StatusCode, header},
+    extract::{ConnectInfo, State},
+    http::{HeaderMap, StatusCode, Uri, header},
     response::{IntoResponse, Response},
     routing::{get, post, put},
 };
@@ -31,6 +32,12 @@ use std::{
     time::{Duration, Instant},
 };
 use tokio::sync::watch;
+use weft_core::probe::{Forwarded, PREFIX, TIMEOUT_HEADER};
+
+/// How long a probe may take when it does not say: Kubernetes' default is 1 s, with a tenth for the way back.
+const PROBE: Duration = Duration::from_millis(900);
+/// And when it says more: no probe of use takes longer.
+const PROBE_MAX: Duration = Duration::from_secs(60);
 
 /// What the admin server shows.
 #[derive(Clone)]
@@ -54,7 +61,7 @@ pub async fn serve(listener: std::net::TcpListener, admin: Admin) {
         .route("/ready", get(ready))
         .route("/live", get(|| async { "live\n" }))
         .route("/metrics", get(scrape))
-        .route("/probe/tcp/{port}", get(probe))
+        .route(&format!("{PREFIX}{{*what}}"), get(probe))
         .route("/dump", get(dump))
         .route("/drain", post(drain))
         .route("/log", put(log))
@@ -107,21 +114,35 @@ async fn log(ConnectInfo(client): ConnectInfo<SocketAddr>, filter: String) -> Re
     }
 }
 
-async fn probe(State(a): State<Admin>, Path(port): Path<u16>) -> Response {
-    let Some(ip) = a.shared.config.pod.ips.first() else { return StatusCode::NOT_FOUND.into_response() };
-    // only what the controller has named: else anybody could scan the pod through us
-    let to = a.shared.net.app(SocketAddr::new(*ip, port));
-    let known = control::ask(&a.workers).await.first().is_some_and(|v| {
-        let probes = v["view"]["inbound"]["probes"].as_array();
-        probes.is_some_and(|p| p.iter().any(|p| p["port"] == port && p["path"].is_null()))
-    });
-    if !known {
-        return (StatusCode::NOT_FOUND, format!("no TCP probe of port {port}\n")).into_response();
+/// Performs a probe for the kubelet. Only what the controller has named: else anybody could scan the pod through us.
+async fn probe(State(a): State<Admin>, headers: HeaderMap, uri: Uri) -> Response {
+    let (Some(probe), Some(ip)) = (Forwarded::parse(uri.path()), a.shared.config.pod.ips.first()) else {
+        return StatusCode::NOT_FOUND.into_response();
+    };
+    let declared = probe.probe();
+    let views = control::ask(&a.workers).await;
+    let known = views.first().and_then(|v| v["view"]["inbound"]["probes"].as_array());
+    if known
+        .is_none_or(|p| !p.iter().any(|p| p["port"] == declared.port && p["path"].as_str() == declared.path.as_deref()))
+    {
+        let text = format!("the pod declares no such probe of port {}\n", declared.port);
+        return (StatusCode::NOT_FOUND, text).into_response();
     }
-    match tokio::time::timeout(Duration::from_secs(10), opaque::dial_plain(to)).await {
-        Ok(Ok(_)) => "connected\n".into_response(),
+    let to = a.shared.net.app(SocketAddr::new(*ip, declared.port));
+    let performed = async {
+        match &probe {
+            Forwarded::Tcp { .. } => opaque::dial_plain(to).await.map(drop).map_err(|e| e.to_string()),
+            Forwarded::Grpc { service, .. } => health::check(to, service).await.map_err(|e| e.to_string()),
+        }
+    };
+    let asked = headers.get(TIMEOUT_HEADER).and_then(|v| v.to_str().ok()?.parse().ok()).map(Duration::from_millis);
+    let limit = asked.unwrap_or(PROBE).min(PROBE_MAX);
+    match tokio::time::timeout(limit, performed).await {
+        Ok(Ok(())) => "healthy\n".into_response(),
         Ok(Err(e)) => (StatusCode::SERVICE_UNAVAILABLE, format!("{e}\n")).into_response(),
-        Err(_) => (StatusCode::SERVICE_UNAVAILABLE, "timeout\n").into_response(),
+        Err(_) => {
+            (StatusCode::SERVICE_UNAVAILABLE, format!("no answer within {} ms\n", limit.as_millis())).into_response()
+        }
     }
 }
 

@@ -18,6 +18,7 @@ pub mod credentials;
 pub mod detect;
 pub mod dial;
 pub mod first;
+pub mod health;
 pub mod http;
 pub mod inbound;
 pub mod limits;

@@ -101,7 +101,7 @@ fn from(var: impl Fn(&'static str) -> Option<String>) -> Result<Config, EnvError
             identity: Some(identity),
         },
         capture: Capture::Kernel(capture),
-        admin: SocketAddr::new(any, port("WEFT_ADMIN_PORT", 15020)?),
+        admin: SocketAddr::new(any, port("WEFT_ADMIN_PORT", weft_core::probe::ADMIN_PORT)?),
         workers: v.parse("WEFT_WORKERS", "a number of threads, 1 to 256")?.unwrap_or(1),
         credentials: Some(Credentials::Ca {
             address: ca,
