@@ -3,11 +3,12 @@
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 use std::{
-    net::SocketAddr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::PathBuf,
     time::{Duration, Instant},
 };
 use tracing_subscriber::{EnvFilter, layer::SubscriberExt, reload, util::SubscriberInitExt};
+use weft_core::probe::ADMIN_PORT;
 use weft_proxy::{
     admin::LOG_FILTER,
     config::Config,
@@ -35,9 +36,9 @@ enum Command {
     Sidecar,
     /// Wait until the running proxy serves: the start gate of clusters without native sidecars.
     Wait {
-        /// Admin address of the running proxy.
-        #[arg(long, env = "WEFT_ADMIN", default_value = "127.0.0.1:15020")]
-        admin: SocketAddr,
+        /// Admin address of the running proxy; both loopbacks at port 15020 unless given.
+        #[arg(long, env = "WEFT_ADMIN")]
+        admin: Option<SocketAddr>,
         /// Give up after so many seconds; the kubelet then restarts the container.
         #[arg(long, default_value_t = 120)]
         seconds: u64,
@@ -45,17 +46,17 @@ enum Command {
     /// The preStop hook: tells the running proxy to drain its inbound side.
     #[command(name = "drain")]
     Drain {
-        /// Admin address of the running proxy.
-        #[arg(long, env = "WEFT_ADMIN", default_value = "127.0.0.1:15020")]
-        admin: SocketAddr,
+        /// Admin address of the running proxy; both loopbacks at port 15020 unless given.
+        #[arg(long, env = "WEFT_ADMIN")]
+        admin: Option<SocketAddr>,
     },
 }
 
 fn main() -> anyhow::Result<()> {
     let args = Args::parse();
     match args.command {
-        Some(Command::Drain { admin }) => return drain(admin),
-        Some(Command::Wait { admin, seconds }) => return wait(admin, Duration::from_secs(seconds)),
+        Some(Command::Drain { admin }) => return drain(&running(admin)),
+        Some(Command::Wait { admin, seconds }) => return wait(&running(admin), Duration::from_secs(seconds)),
         Some(Command::Sidecar) | None => {}
     }
     let filter = EnvFilter::try_new(&args.log).context("--log")?;
@@ -94,13 +95,19 @@ fn main() -> anyhow::Result<()> {
     })
 }
 
-fn drain(admin: SocketAddr) -> anyhow::Result<()> {
+/// Where the running proxy may be: in a pod whose first address is IPv6 it listens on `[::]`, which answers IPv4 only where the node lets it.
+fn running(admin: Option<SocketAddr>) -> Vec<SocketAddr> {
+    let loopbacks: [IpAddr; 2] = [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
+    admin.map_or_else(|| loopbacks.map(|ip| SocketAddr::new(ip, ADMIN_PORT)).into(), |a| vec![a])
+}
+
+fn drain(admin: &[SocketAddr]) -> anyhow::Result<()> {
     let answer = ask(admin, "POST", "/drain")?;
     anyhow::ensure!(answer.starts_with("HTTP/1.1 200"), "the proxy answered {:?}", answer.lines().next());
     Ok(())
 }
 
-fn wait(admin: SocketAddr, limit: Duration) -> anyhow::Result<()> {
+fn wait(admin: &[SocketAddr], limit: Duration) -> anyhow::Result<()> {
     let end = Instant::now() + limit;
     loop {
         let answer = ask(admin, "GET", "/ready");
@@ -115,14 +122,69 @@ fn wait(admin: SocketAddr, limit: Duration) -> anyhow::Result<()> {
     }
 }
 
-/// Plain HTTP/1.1 over the loopback: no client library for one request.
-fn ask(admin: SocketAddr, method: &str, path: &str) -> anyhow::Result<String> {
+/// Plain HTTP/1.1 over the loopback: no client library for one request. Of several addresses, the first that listens.
+fn ask(admin: &[SocketAddr], method: &str, path: &str) -> anyhow::Result<String> {
     use std::io::{Read, Write};
     let limit = Duration::from_secs(2);
-    let mut s = std::net::TcpStream::connect_timeout(&admin, limit).with_context(|| format!("admin {admin}"))?;
-    s.set_read_timeout(Some(limit))?;
-    write!(s, "{method} {path} HTTP/1.1\r\nHost: {admin}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")?;
-    let mut answer = String::new();
-    s.read_to_string(&mut answer)?;
-    Ok(answer)
+    let mut failures = Vec::new();
+    for at in admin {
+        let mut s = match std::net::TcpStream::connect_timeout(at, limit) {
+            Ok(s) => s,
+            Err(e) => {
+                failures.push(format!("admin {at}: {e}"));
+                continue;
+            }
+        };
+        s.set_read_timeout(Some(limit))?;
+        let head = format!("{method} {path} HTTP/1.1\r\nHost: {at}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+        s.write_all(head.as_bytes())?;
+        let mut answer = String::new();
+        s.read_to_string(&mut answer)?;
+        return Ok(answer);
+    }
+    anyhow::bail!("{}", failures.join("; "))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use std::{
+        io::{Read, Write},
+        net::TcpListener,
+    };
+
+    #[test]
+    fn a_proxy_that_listens_on_one_family_only_is_found() {
+        assert_eq!(
+            running(None).iter().map(SocketAddr::to_string).collect::<Vec<_>>(),
+            ["127.0.0.1:15020", "[::1]:15020"]
+        );
+        assert_eq!(running(Some("10.0.0.1:9".parse().unwrap())).len(), 1);
+        for loopback in ["127.0.0.1:0", "[::1]:0"] {
+            let l = TcpListener::bind(loopback).unwrap();
+            let port = l.local_addr().unwrap().port();
+            let served = std::thread::spawn(move || {
+                for answer in ["200 OK", "503 Service Unavailable", "200 OK"] {
+                    let (mut s, _) = l.accept().unwrap();
+                    let mut head = Vec::new();
+                    while !head.ends_with(b"\r\n\r\n") {
+                        let mut b = [0; 256];
+                        let n = s.read(&mut b).unwrap();
+                        assert!(n > 0);
+                        head.extend(&b[..n]);
+                    }
+                    write!(s, "HTTP/1.1 {answer}\r\nConnection: close\r\n\r\nwaiting for a leaf\n").unwrap();
+                }
+            });
+            let both: Vec<SocketAddr> = running(None).iter().map(|a| SocketAddr::new(a.ip(), port)).collect();
+            drain(&both).unwrap();
+            let refused = wait(&both, Duration::ZERO).unwrap_err().to_string();
+            assert!(refused.ends_with("waiting for a leaf"), "{refused}");
+            wait(&both, Duration::ZERO).unwrap();
+            served.join().unwrap();
+            let gone = drain(&both).unwrap_err().to_string();
+            assert!(gone.contains(&format!("127.0.0.1:{port}")) && gone.contains(&format!("[::1]:{port}")), "{gone}");
+        }
+    }
 }
