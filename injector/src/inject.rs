@@ -104,26 +104,25 @@ fn excluded(pod: &Value) -> Option<(&'static str, bool)> {
     None
 }
 
-/// Judges a pod. `namespace`: labels and annotations of its namespace.
-pub fn judge(pod: &Value, labels: &Annotations, annotations: &Annotations, s: &Settings) -> Result<Verdict, Denial> {
+/// Judges a pod that the API server has asked about: its selectors have seen the labels of pod and namespace, so the answer is yes unless the pod itself says no. What is known of
+/// the namespace may be older than its label; a cache must not let a pod through in plain text. `annotations`: the namespace's, defaults of the pod's own.
+pub fn judge(pod: &Value, annotations: &Annotations, s: &Settings) -> Result<Verdict, Denial> {
     if pod["spec"]["containers"].as_array().is_none_or(|c| c.is_empty()) {
         return Err(Denial::NoPod("spec.containers is missing"));
     }
     let own = knobs::texts(&pod["metadata"]["annotations"]);
     let warnings = knobs::unknown(&own);
     let asked = pod["metadata"]["labels"][INJECT].as_str();
-    match (asked, labels.get(INJECT).map(String::as_str)) {
-        (Some("disabled"), _) | (None, Some("disabled") | None) => return Ok(Verdict::Nothing { warnings }),
-        (Some("enabled"), _) | (None, Some("enabled")) => {}
-        (Some(other), _) => {
+    match asked {
+        Some("disabled") => return Ok(Verdict::Nothing { warnings }),
+        Some("enabled") | None => {}
+        Some(other) => {
             let short: String = other.chars().take(63).collect();
             return Err(Denial::Conflict {
                 field: format!("metadata.labels[{INJECT}]"),
                 text: format!("{short:?} means nothing; write enabled or disabled"),
             });
         }
-        // the namespace's label is the administrator's, and what it means is judged where it is written
-        (None, Some(_)) => return Ok(Verdict::Nothing { warnings }),
     }
     if is_injected(pod) {
         return Ok(Verdict::Nothing { warnings });

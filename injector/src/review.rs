@@ -22,8 +22,8 @@ pub enum Outcome {
 #[error("{0}")]
 pub struct BadReview(pub String);
 
-/// Labels and annotations of a namespace, if it is known.
-pub type Namespaces<'a> = dyn Fn(&str) -> Option<(Annotations, Annotations)> + 'a;
+/// Annotations of a namespace, if it is known.
+pub type Namespaces<'a> = dyn Fn(&str) -> Option<Annotations> + 'a;
 
 /// Answers a review. `bundle`: the trust bundle in PEM; without one no pod can be meshed.
 pub fn answer(
@@ -92,12 +92,7 @@ fn judge(request: &Value, namespaces: &Namespaces<'_>, settings: &Settings) -> R
         return Err(Denial::NoPod("request.object is missing"));
     }
     let namespace = request["namespace"].as_str().or(pod["metadata"]["namespace"].as_str()).unwrap_or_default();
-    // none of a namespace that was made a moment ago: it was the API server that judged its label by our selector
-    let (mut labels, annotations) = namespaces(namespace).unwrap_or_default();
-    if labels.is_empty() && pod["metadata"]["labels"][crate::knobs::INJECT].is_null() {
-        labels.insert(crate::knobs::INJECT.into(), "enabled".into());
-    }
-    inject::judge(pod, &labels, &annotations, settings)
+    inject::judge(pod, &namespaces(namespace).unwrap_or_default(), settings)
 }
 
 #[cfg(test)]

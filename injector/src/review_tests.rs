@@ -31,8 +31,8 @@ fn body(pod: &Value) -> Vec<u8> {
     .to_string()
     .into_bytes()
 }
-fn shop(_: &str) -> Option<(Annotations, Annotations)> {
-    Some((Annotations::from([(knobs::INJECT.into(), "enabled".into())]), Annotations::new()))
+fn shop(_: &str) -> Option<Annotations> {
+    Some(Annotations::new())
 }
 const BUNDLE: &str = "-----BEGIN CERTIFICATE-----";
 
@@ -268,34 +268,52 @@ fn row_57_pods_that_cannot_be_captured_are_left_alone_with_the_reason() {
     }
 }
 
+/// The API server has judged the labels (charts/weft/templates/webhook.yaml); the injector asks only the pod, which is in front of it.
 #[test]
-fn labels_decide_and_the_pods_own_wins() {
-    let ask = |pod_label: Option<&str>, namespace: Option<&str>| {
+fn a_call_means_yes_unless_the_pod_says_no() {
+    let ask = |label: Option<&str>, known: &Namespaces<'_>| {
         let mut p = pod();
-        if let Some(l) = pod_label {
+        if let Some(l) = label {
             p["metadata"]["labels"][knobs::INJECT] = json!(l);
         }
-        let known = |_: &str| {
-            let mut labels = Annotations::from([("kubernetes.io/metadata.name".to_owned(), "shop".to_owned())]);
-            labels.extend(namespace.map(|l| (knobs::INJECT.to_owned(), l.to_owned())));
-            Some((labels, Annotations::new()))
-        };
-        answer(&body(&p), &known, Some(BUNDLE), &settings()).unwrap().1
+        answer(&body(&p), known, Some(BUNDLE), &settings()).unwrap()
     };
     use Outcome::{Denied, Injected, Nothing};
-    for (pod, namespace, outcome) in [
-        (None, None, Nothing),
-        (None, Some("enabled"), Injected),
-        (None, Some("disabled"), Nothing),
-        (Some("disabled"), Some("enabled"), Nothing),
-        (Some("enabled"), None, Injected),
-        (Some("yes"), Some("enabled"), Denied),
-    ] {
-        assert_eq!(ask(pod, namespace), outcome, "{pod:?} {namespace:?}");
+    // a namespace that is not known yet, and one that is
+    for known in [&(|_: &str| None) as &Namespaces<'_>, &shop] {
+        for (label, outcome) in [
+            (None, Injected),
+            (Some("enabled"), Injected),
+            (Some("disabled"), Nothing),
+            (Some("yes"), Denied),
+            (Some(""), Denied),
+        ] {
+            let (a, got) = ask(label, known);
+            assert_eq!(got, outcome, "{label:?}");
+            let text = a["response"]["status"]["message"].as_str().unwrap_or_default();
+            assert_eq!(
+                outcome == Denied,
+                text.contains("metadata.labels[weft.dev/inject]") && text.contains("write enabled or disabled"),
+                "{text}"
+            );
+        }
     }
-    // a namespace that is not known yet was chosen by the API server
-    let (_, outcome) = answer(&body(&pod()), &|_| None, Some(BUNDLE), &settings()).unwrap();
-    assert_eq!(outcome, Injected);
+}
+
+#[test]
+fn annotations_of_the_namespace_are_defaults() {
+    let known = |_: &str| Some(Annotations::from([("weft.dev/proxy-workers".to_owned(), "3".to_owned())]));
+    let ask = |p: &Value| {
+        let (a, _) = answer(&body(p), &known, Some(BUNDLE), &settings()).unwrap();
+        let patch = STANDARD.decode(a["response"]["patch"].as_str().unwrap()).unwrap();
+        let mut after = p.clone();
+        json_patch::patch(&mut after, &serde_json::from_slice::<json_patch::Patch>(&patch).unwrap()).unwrap();
+        var(&after["spec"]["initContainers"][1], "WEFT_WORKERS")["value"].clone()
+    };
+    let mut p = pod();
+    assert_eq!(ask(&p), "3");
+    p["metadata"]["annotations"] = json!({"weft.dev/proxy-workers": "2"});
+    assert_eq!(ask(&p), "2");
 }
 
 #[test]

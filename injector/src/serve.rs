@@ -41,6 +41,7 @@ const REQUEST: Duration = Duration::from_secs(8);
 pub struct Shared {
     pub settings: Settings,
     pub bundle: watch::Receiver<Option<Arc<str>>>,
+    /// Labels and annotations. The labels are the reconciler's; a review needs none.
     pub namespaces: RwLock<HashMap<String, (Annotations, Annotations)>>,
     pub metrics: Metrics,
     /// The serving certificate; `None` until there is one.
@@ -48,8 +49,8 @@ pub struct Shared {
 }
 
 impl Shared {
-    fn namespace(&self, name: &str) -> Option<(Annotations, Annotations)> {
-        self.namespaces.read().unwrap_or_else(|e| e.into_inner()).get(name).cloned()
+    fn annotations(&self, namespace: &str) -> Option<Annotations> {
+        Some(self.namespaces.read().unwrap_or_else(|e| e.into_inner()).get(namespace)?.1.clone())
     }
     /// What is still missing, in words.
     fn waits_for(&self) -> Option<&'static str> {
@@ -66,7 +67,7 @@ impl Shared {
 async fn inject(State(s): State<Arc<Shared>>, body: Bytes) -> Response {
     let begun = Instant::now();
     let bundle = s.bundle.borrow().clone();
-    match review::answer(&body, &|name| s.namespace(name), bundle.as_deref(), &s.settings) {
+    match review::answer(&body, &|name| s.annotations(name), bundle.as_deref(), &s.settings) {
         Ok((answer, outcome)) => {
             s.metrics.answered(outcome, begun.elapsed());
             tracing::debug!(?outcome, took = ?begun.elapsed(), "reviewed");

@@ -190,9 +190,13 @@ func TestWebhookSelects(t *testing.T) {
 		{"shop", none, "enabled", 1},
 		{"shop", none, "disabled", 0},
 		{"shop", "disabled", none, 0},
-		{"shop", "disabled", "enabled", 0},
+		{"shop", "disabled", "enabled", 1},
+		{"shop", "disabled", "disabled", 0},
 		{"shop", "yes", none, 0},
 		{"shop", "yes", "enabled", 1},
+		// refused with the reason, instead of running in plain text
+		{"shop", none, "yes", 1},
+		{"shop", "enabled", "yes", 1},
 		{namespace, "enabled", "enabled", 0},
 		{"kube-system", "enabled", "enabled", 0},
 	} {
@@ -216,7 +220,7 @@ func TestWebhookSelects(t *testing.T) {
 	}
 }
 
-// matches is a label selector's meaning, for the two operators that the chart uses.
+// matches is a label selector's meaning, for the operators that the chart uses.
 func matches(t *testing.T, selector any, labels map[string]string) bool {
 	for _, e := range list(at(selector, "matchExpressions")) {
 		value, has := labels[fmt.Sprint(at(e, "key"))]
@@ -228,6 +232,10 @@ func matches(t *testing.T, selector any, labels map[string]string) bool {
 			}
 		case "NotIn":
 			if in {
+				return false
+			}
+		case "Exists":
+			if !has {
 				return false
 			}
 		default:
