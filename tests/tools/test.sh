@@ -10,12 +10,23 @@ left_out=()
 # A cluster for the tests alone: a person's own, which `make cluster` started, stays as it is.
 cluster_tests() {
   export WEFT_CLUSTER=weft-test
-  cargo test --locked --quiet -p weft-test-cluster --no-run # here: the node's network has no way out
+  # here: the node's network has no way out
+  cargo build --locked --quiet -p weft-cli
+  cargo test --locked --quiet -p weft-test-cluster --no-run
   cargo test --locked --quiet -p weft-test-cluster --test lifecycle -- --ignored --test-threads 1
   trap 'tests/cluster/cluster down' EXIT
   tests/cluster/cluster up
   tests/cluster/cluster images
-  tests/cluster/cluster enter cargo test --locked --quiet --offline -p weft-test-cluster --test kit -- --ignored --test-threads 1
+  tests/cluster/cluster crds
+  # one installation for all; the test that takes it away comes last
+  tests/cluster/cluster install
+  local file name
+  for file in tests/cluster/tests/*.rs uninstall.rs; do
+    name=$(basename "$file" .rs)
+    case $file in */lifecycle.rs | */uninstall.rs) continue ;; esac
+    # with what they print: latencies, memory, rates
+    tests/cluster/cluster enter cargo test --locked --quiet --offline -p weft-test-cluster --test "$name" -- --ignored --test-threads 1 --nocapture
+  done
   tests/cluster/cluster down
   trap - EXIT
 }

@@ -50,6 +50,9 @@ enum Args {
         listen: SocketAddr,
         #[arg(long, env = "NAME")]
         name: String,
+        /// Time that an answer takes, in milliseconds; then each request is a line, too
+        #[arg(long, default_value_t = 0)]
+        delay: u64,
     },
     /// Call once and end: what a Job does
     Once {
@@ -189,7 +192,7 @@ async fn calls(to: String, rate: u32, connections: usize, changes: bool) -> anyh
     }
 }
 
-async fn serve(listen: SocketAddr, name: String) -> anyhow::Result<()> {
+async fn serve(listen: SocketAddr, name: String, delay: u64) -> anyhow::Result<()> {
     let listener = TcpListener::bind(listen).await.with_context(|| format!("cannot listen on {listen}"))?;
     let mut term = signal(SignalKind::terminate())?;
     let under_way = GracefulShutdown::new();
@@ -205,6 +208,10 @@ async fn serve(listen: SocketAddr, name: String) -> anyhow::Result<()> {
             let name = name.clone();
             async move {
                 drop(request.into_body().collect().await);
+                if delay > 0 {
+                    println!("request {}", stamp());
+                    time::sleep(Duration::from_millis(delay)).await;
+                }
                 let response =
                     Response::builder().header("x-served-by", &name).body(Full::new(Bytes::from(format!("{name}\n"))));
                 Ok::<_, Infallible>(response.unwrap_or_default())
@@ -237,7 +244,7 @@ fn main() -> anyhow::Result<()> {
             Args::Call { to, rate, connections, changes } => {
                 calls(to, rate.clamp(1, 2000), connections.clamp(1, 64), changes).await
             }
-            Args::Serve { listen, name } => serve(listen, name).await,
+            Args::Serve { listen, name, delay } => serve(listen, name, delay).await,
             Args::Once { to } => once(to).await,
         }
     };
