@@ -7,7 +7,7 @@ export WEFT_CACHE
 export CARGO_TARGET_DIR ?= $(WEFT_CACHE)/target-$(shell rustc --version | cut -d' ' -f2)
 export PATH := $(WEFT_CACHE)/bin:$(PATH)
 
-.PHONY: help demo test lint unit mesh images cluster cluster-down conformance-mesh bench bench-small deps
+.PHONY: help demo test lint unit mesh images cluster cluster-down conformance-mesh bench bench-small deps deps-capture
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
@@ -15,8 +15,11 @@ help: ## this list
 deps:
 	@tests/tools/deps.sh build
 
-demo: deps ## the mesh on this machine, no cluster: ARGS='--duration 20s --json', ARGS=--capture (as root)
-	@cargo build --locked --profile quick -p weft-cli -p weft-proxy -p weft-controller -p weft-ca
+deps-capture:
+	@tests/tools/deps.sh capture
+
+demo: deps $(if $(findstring --capture,$(ARGS)),deps-capture) ## the mesh on this machine, no cluster: ARGS='--duration 20s --json', ARGS=--capture (as root)
+	@cargo build --locked --profile quick -p weft-cli -p weft-proxy -p weft-controller -p weft-ca -p weft-init
 	@"$(CARGO_TARGET_DIR)/quick/weft" demo $(ARGS)
 
 images: ## the container images as OCI archives, without a container engine: PROFILE=release, REGISTRY=..., TAG=...

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Installs what the named groups need: `build` (a C compiler for aws-lc), `test` (real clients, servers, iptables, Go tools, cargo-deny),
-# `chart` (Helm, kubeconform, the schemas of Kubernetes), `images` (what goes into Weft's images), `cluster` (container runtime, the test cluster,
-# kubectl), `conformance` (the official suite), `bench` (nginx, HAProxy, Envoy, load generators, valgrind).
+# Installs what the named groups need: `build` (a C compiler for aws-lc), `capture` (iptables and network namespaces, for the demo), `test` (real
+# clients, servers, iptables, Go tools, cargo-deny), `chart` (Helm, kubeconform, the schemas of Kubernetes), `images` (what goes into Weft's images),
+# `cluster` (container runtime, the test cluster, kubectl), `conformance` (the official suite), `bench` (nginx, HAProxy, Envoy, load generators, valgrind).
 # Repeating it is cheap: what is there is not asked for again.
 set -euo pipefail
 cache=${WEFT_CACHE:-$HOME/.cache/weft}
@@ -41,6 +41,9 @@ for group in "$@"; do
     build)
       command -v cargo >/dev/null || { echo "weft: Rust is needed: install rustup, rust-toolchain.toml names the version" >&2; exit 1; }
       apt_missing cc=gcc make=make
+      ;;
+    capture)
+      apt_missing ip=iproute2 iptables-restore=iptables setpriv=util-linux nsenter=util-linux
       ;;
     test)
       apt_missing curl=curl ip=iproute2 iptables=iptables nghttp=nghttp2-client nghttpd=nghttp2-server wrk=wrk nginx=nginx-light \

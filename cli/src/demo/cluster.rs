@@ -1,16 +1,17 @@
 //! The cluster that the demo stands in for: it gives Services their ClusterIPs and Deployments their pods, as an API server, a scheduler and a kubelet would,
 //! and writes both back as YAML for the controller to read. Addresses are real cluster addresses; [`Workload`] knows which loopback addresses stand for them.
 
+use super::stage::CONTROLLER_PORT;
 use anyhow::{Context as _, bail};
 use serde_json::{Value, json};
 use std::{
     collections::BTreeMap,
     fs,
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener},
     path::{Path, PathBuf},
 };
 
-/// Loopback blocks hold a workload each: 127.88.<n>.0/24 for n from 1.
+/// Loopback blocks hold a workload each: 127.<network>.<n>.0/24 for n from 1.
 const MAX_WORKLOADS: usize = 200;
 /// Services that a workload may dial: one loopback address each, from .10 up.
 const MAX_SERVICES: usize = 200;
@@ -24,6 +25,8 @@ pub struct Workload {
     pub uid: String,
     /// Its address in the cluster.
     pub ip: Ipv4Addr,
+    /// Of the demo it belongs to, see [`Cluster::network`].
+    network: u8,
     /// Number of its loopback block.
     pub block: u8,
     pub ports: Vec<u16>,
@@ -33,7 +36,7 @@ pub struct Workload {
 
 impl Workload {
     fn local(&self, host: u8) -> IpAddr {
-        Ipv4Addr::new(127, 88, self.block, host).into()
+        Ipv4Addr::new(127, self.network, self.block, host).into()
     }
     /// Where the application listens.
     pub fn app(&self, port: u16) -> SocketAddr {
@@ -51,6 +54,14 @@ impl Workload {
     pub fn outbound(&self, service: &Service) -> SocketAddr {
         SocketAddr::new(self.local(service.slot), unprivileged(service.port))
     }
+}
+
+/// The first network in which nobody listens where the controller is going to.
+fn free_network() -> anyhow::Result<u8> {
+    let free = |n: &u8| TcpListener::bind((Ipv4Addr::new(127, *n, 0, 1), CONTROLLER_PORT)).is_ok();
+    (88..=120)
+        .find(free)
+        .context("every loopback network from 127.88.0.0/16 to 127.120.0.0/16 is in use by other demos")
 }
 
 /// Ports below 1024 cannot be listened on without a capability: their stand-ins lie above.
@@ -71,6 +82,8 @@ pub struct Service {
 
 #[derive(Debug)]
 pub struct Cluster {
+    /// The second number of its loopback addresses: each demo on this machine has one of its own.
+    pub network: u8,
     /// The copied folder that the controller reads and the keys edit.
     pub folder: PathBuf,
     pub workloads: Vec<Workload>,
@@ -87,7 +100,8 @@ impl Cluster {
             .filter(|p| p.extension().is_some_and(|e| e == "yaml" || e == "yml"))
             .collect();
         files.sort();
-        let mut cluster = Cluster { folder: folder.into(), workloads: Vec::new(), services: Vec::new() };
+        let mut cluster =
+            Cluster { network: free_network()?, folder: folder.into(), workloads: Vec::new(), services: Vec::new() };
         let mut meshed = BTreeMap::new();
         let mut deployments = Vec::new();
         for file in &files {
@@ -169,6 +183,7 @@ impl Cluster {
                 service_account: spec["serviceAccountName"].as_str().unwrap_or("default").into(),
                 uid: format!("00000000-0000-4000-8000-0000000000{block:02x}"),
                 ip: Ipv4Addr::new(10, 244, 0, block),
+                network: self.network,
                 block,
                 ports: ports.clone(),
                 command: words(&container["command"]).into_iter().chain(words(&container["args"])).collect(),

@@ -3,6 +3,7 @@
 use anyhow::{Context as _, bail};
 use std::{
     fs::{self, File},
+    os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
@@ -39,6 +40,8 @@ impl Process {
         let child = Command::new(first)
             .args(rest)
             .args(args)
+            // a Ctrl-C in the terminal is for the demo, which ends the others in order
+            .process_group(0)
             .stdin(Stdio::null())
             .stdout(out.try_clone()?)
             .stderr(out)

@@ -2,6 +2,7 @@
 //! a block of loopback addresses (no root), or a network namespace with the real iptables rules (`--capture`).
 
 use super::{
+    bridge::{Bridge, NODE},
     cluster::{Cluster, Service, Workload},
     process::{Process, Processes},
 };
@@ -16,12 +17,10 @@ use std::{
 };
 
 /// The user that sidecars run as under capture: the one whose traffic the rules exempt.
-const PROXY_UID: u32 = 2102;
+pub const PROXY_UID: u32 = 2102;
 pub const TRUST_DOMAIN: &str = "shop.example";
-/// Address of the node on the bridge under capture: CA and controller listen there.
-const NODE: Ipv4Addr = Ipv4Addr::new(10, 244, 255, 254);
-const CA_PORT: u16 = 15010;
-const CONTROLLER_PORT: u16 = 15012;
+pub const CA_PORT: u16 = 15010;
+pub const CONTROLLER_PORT: u16 = 15012;
 const CONTROLLER_UID: &str = "00000000-0000-4000-8000-00000000c000";
 
 pub struct Stage {
@@ -52,7 +51,7 @@ impl Stage {
     }
 
     fn node(&self) -> IpAddr {
-        if self.capture { NODE.into() } else { Ipv4Addr::new(127, 88, 0, 1).into() }
+        if self.capture { NODE.into() } else { Ipv4Addr::new(127, self.cluster.network, 0, 1).into() }
     }
 
     /// The first trust bundle, as the injector would write it into a pod.
@@ -262,64 +261,4 @@ impl Stage {
         self.processes.stop();
         self.net = None;
     }
-}
-
-/// A bridge with a network namespace for each workload, and the init rules in each.
-struct Bridge {
-    name: String,
-    namespaces: Vec<String>,
-}
-
-impl Bridge {
-    fn new(cluster: &Cluster, bin: &Path) -> anyhow::Result<Bridge> {
-        if !nix::unistd::geteuid().is_root() {
-            bail!(
-                "--capture needs root (CAP_NET_ADMIN and CAP_SYS_ADMIN) for network namespaces and iptables; without --capture the demo needs neither"
-            );
-        }
-        let name = format!("wd{:x}", std::process::id());
-        let mut bridge = Bridge { name: name.clone(), namespaces: Vec::new() };
-        shell(&format!("ip link add {name} type bridge && ip addr add {NODE}/16 dev {name} && ip link set {name} up"))?;
-        for w in &cluster.workloads {
-            let ns = format!("{name}-{}", w.block);
-            bridge.namespaces.push(ns.clone());
-            shell(&format!(
-                "ip netns add {ns} && ip link add {name}p{b} type veth peer name eth0 netns {ns} && ip link set {name}p{b} master {name} up \
-                 && ip -n {ns} addr add {}/16 dev eth0 && ip -n {ns} link set lo up && ip -n {ns} link set eth0 up && ip -n {ns} route add default via {NODE}",
-                w.ip,
-                b = w.block
-            ))?;
-            if w.meshed {
-                let init = bin.join("weft-init");
-                shell(&format!(
-                    "{} apply --netns /run/netns/{ns} --proxy-uid {PROXY_UID} --exclude-inbound-ports 15020 --exclude-outbound-ports {CA_PORT},{CONTROLLER_PORT}",
-                    init.display()
-                ))?;
-            }
-        }
-        Ok(bridge)
-    }
-    fn path(&self, w: &Workload) -> PathBuf {
-        PathBuf::from(format!("/run/netns/{}-{}", self.name, w.block))
-    }
-    fn enter(&self, w: &Workload) -> Vec<String> {
-        vec!["nsenter".into(), format!("--net={}", self.path(w).display()), "--".into()]
-    }
-}
-
-impl Drop for Bridge {
-    fn drop(&mut self) {
-        for ns in &self.namespaces {
-            let _ = shell(&format!("ip netns del {ns}"));
-        }
-        let _ = shell(&format!("ip link del {}", self.name));
-    }
-}
-
-fn shell(line: &str) -> anyhow::Result<()> {
-    let out = Command::new("sh").args(["-c", line]).output()?;
-    if !out.status.success() {
-        bail!("{line}: {}", String::from_utf8_lossy(&out.stderr).trim());
-    }
-    Ok(())
 }
