@@ -37,8 +37,8 @@ conformance-mesh: ## every mesh test of the official Gateway API suite on a clus
 	@tests/tools/deps.sh build chart images cluster conformance
 	@tests/conformance/mesh.py $(ARGS)
 
-test: ## everything that must hold: format, lints, licences, unit, property, simulation, mesh and namespace tests
-	@tests/tools/deps.sh build test chart images cluster
+test: ## everything that must hold: lints, unit, property, simulation, mesh, namespace and cluster tests, the official suite
+	@tests/tools/deps.sh build test chart images cluster conformance
 	@tests/tools/test.sh
 
 lint: deps ## format, clippy with warnings denied, licences and bans

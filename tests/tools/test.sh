@@ -76,15 +76,17 @@ else
   left_out+=("network-namespace tests: they need root and network namespaces")
 fi
 
-step "images' packer, conformance driver"
+step "images' packer"
 if command -v go >/dev/null; then (cd images/pack && go vet . && go test -count=1 .); else left_out+=("tests of images/pack: they need Go"); fi
-python3 -m unittest discover -s tests/conformance -p '*_test.py'
 
 step "cluster"
 if why=$(tests/cluster/cluster able 2>&1); then
   cluster_tests
+  step "conformance: the official suite's mesh tests"
+  conformance
 else
-  left_out+=("cluster tests: ${why#cluster: }")
+  python3 -m unittest discover -s tests/conformance -p '*_test.py'
+  left_out+=("cluster tests and the official conformance suite: ${why#cluster: }")
 fi
 
 step "done"
