@@ -91,7 +91,9 @@ pub fn lookup(index: &Index, address: SocketAddr) -> Target {
 
 /// An address of a pod, with who must answer there.
 fn endpoint(index: &Index, pod: &PodFacts, address: SocketAddr) -> Endpoint {
-    let meshed = index.meshed(pod) && !pod.excluded.contains(&address.port());
+    // the sidecar's own server speaks plain HTTP: Prometheus and the kubelet ask it
+    let plain = address.port() == weft_core::probe::ADMIN_PORT || pod.excluded.contains(&address.port());
+    let meshed = index.meshed(pod) && !plain;
     let peer = || Some(MeshPeer { uid: pod.uid.clone(), identity: index.identity(pod)? });
     Endpoint {
         address,

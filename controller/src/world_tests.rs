@@ -115,6 +115,8 @@ fn membership_is_by_the_pods_label_then_the_namespaces_and_by_port() {
         (meshed("10.244.0.4:80"), meshed("10.244.0.4:6379"), meshed("10.244.0.5:80")),
         (Some(true), Some(false), Some(true))
     );
+    // the sidecar's own server, which a Prometheus inside the mesh scrapes
+    assert_eq!(meshed("10.244.0.5:15020"), Some(false));
 }
 
 #[test]
