@@ -11,6 +11,7 @@ pub mod certificate;
 pub mod cluster;
 pub mod inject;
 pub mod knobs;
+pub mod limits;
 pub mod metrics;
 pub mod probes;
 pub mod program;

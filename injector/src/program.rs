@@ -107,6 +107,7 @@ async fn serve(args: Serve) -> anyhow::Result<()> {
         bundle,
         namespaces: HashMap::new().into(),
         metrics: crate::metrics::Metrics::default(),
+        limits: crate::limits::Limits::default(),
         tls,
     });
     let listener = TcpListener::bind(args.listen).await.with_context(|| format!("cannot listen on {}", args.listen))?;

@@ -3,39 +3,32 @@
 use crate::{
     inject::Settings,
     knobs::Annotations,
+    limits::{BODY, Bounds, Limits, Source},
     metrics::Metrics,
     review::{self, BadReview},
 };
 use axum::{
-    Router,
-    body::Bytes,
-    extract::{DefaultBodyLimit, State},
+    Extension, Router,
+    body::HttpBody as _,
+    extract::{Request, State},
     http::StatusCode,
     response::{IntoResponse, Response},
     routing::{get, post},
 };
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::conn::auto,
+    service::TowerToHyperService,
+};
 use rustls::ServerConfig;
 use std::{
     collections::HashMap,
     sync::{Arc, RwLock, atomic::Ordering::Relaxed},
     time::{Duration, Instant},
 };
-use tokio::{
-    net::TcpListener,
-    sync::{Semaphore, watch},
-    time::timeout,
-};
+use tokio::{net::TcpListener, sync::watch, time::timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
-
-/// The API server's own limit for an object is 1.5 MiB in etcd; a review carries it once for a creation. 3 MiB leaves room for escapes.
-const BODY: usize = 3 * 1024 * 1024;
-/// Connections at one time: the API server keeps one or two for each of its replicas; more are strangers.
-const CONNECTIONS: usize = 256;
-const HANDSHAKE: Duration = Duration::from_secs(5);
-/// A request, head and body. Below the webhook's own 10 s.
-const REQUEST: Duration = Duration::from_secs(8);
 
 /// What requests are judged by; [`crate::cluster`] keeps it true.
 pub struct Shared {
@@ -44,6 +37,7 @@ pub struct Shared {
     /// Labels and annotations. The labels are the reconciler's; a review needs none.
     pub namespaces: RwLock<HashMap<String, (Annotations, Annotations)>>,
     pub metrics: Metrics,
+    pub limits: Limits,
     /// The serving certificate; `None` until there is one.
     pub tls: watch::Receiver<Option<Arc<ServerConfig>>>,
 }
@@ -64,7 +58,51 @@ impl Shared {
     }
 }
 
-async fn inject(State(s): State<Arc<Shared>>, body: Bytes) -> Response {
+/// A refusal in words, for whoever is not the API server and for its log.
+fn refuse(s: &Shared, status: StatusCode, text: String) -> Response {
+    s.metrics.refused.fetch_add(1, Relaxed);
+    tracing::debug!(%status, text, "refused");
+    (status, format!("weft: {text}\n")).into_response()
+}
+
+async fn inject(State(s): State<Arc<Shared>>, Extension(source): Extension<Arc<Source>>, request: Request) -> Response {
+    let bounds = &s.limits.bounds;
+    if !source.may_ask(bounds) {
+        return refuse(&s, StatusCode::TOO_MANY_REQUESTS, format!("more than {} requests a second", bounds.rate));
+    }
+    match timeout(bounds.request, review(&s, &source, request)).await {
+        Ok(response) => response,
+        Err(_) => refuse(&s, StatusCode::SERVICE_UNAVAILABLE, "too many reviews at one time".into()),
+    }
+}
+
+async fn review(s: &Shared, source: &Source, request: Request) -> Response {
+    let bounds = &s.limits.bounds;
+    // the API server says how long it is; who does not pays for the longest
+    let size = request.body().size_hint().exact().map_or(BODY, |n| usize::try_from(n).unwrap_or(usize::MAX));
+    if size > BODY {
+        return refuse(s, StatusCode::PAYLOAD_TOO_LARGE, format!("the body has more than {BODY} bytes"));
+    }
+    let Some(_room) = s.limits.room(source, size).await else {
+        return refuse(s, StatusCode::SERVICE_UNAVAILABLE, "the injector stops".into());
+    };
+    let body = match timeout(bounds.body, axum::body::to_bytes(request.into_body(), size)).await {
+        Ok(Ok(body)) => body,
+        Ok(Err(_)) => {
+            return refuse(
+                s,
+                StatusCode::PAYLOAD_TOO_LARGE,
+                format!("the body broke off, or has more than {BODY} bytes"),
+            );
+        }
+        Err(_) => {
+            return refuse(
+                s,
+                StatusCode::REQUEST_TIMEOUT,
+                format!("the body took longer than {} s", bounds.body.as_secs_f32()),
+            );
+        }
+    };
     let begun = Instant::now();
     let bundle = s.bundle.borrow().clone();
     match review::answer(&body, &|name| s.annotations(name), bundle.as_deref(), &s.settings) {
@@ -82,7 +120,7 @@ async fn inject(State(s): State<Arc<Shared>>, body: Bytes) -> Response {
 
 /// The webhook's routes.
 pub fn webhook(shared: Arc<Shared>) -> Router {
-    Router::new().route("/inject", post(inject)).layer(DefaultBodyLimit::max(BODY)).with_state(shared)
+    Router::new().route("/inject", post(inject)).with_state(shared)
 }
 
 /// Health and metrics. Ready: the webhook answers, with everything that injection needs.
@@ -102,7 +140,6 @@ pub fn admin(shared: Arc<Shared>) -> Router {
 /// Serves the webhook until `stop`, then finishes what is under way.
 pub async fn serve(listener: TcpListener, shared: Arc<Shared>, stop: CancellationToken) {
     let router = webhook(shared.clone());
-    let room = Arc::new(Semaphore::new(CONNECTIONS));
     let running = tokio_util::task::TaskTracker::new();
     loop {
         let (socket, client) = tokio::select! {
@@ -116,38 +153,54 @@ pub async fn serve(listener: TcpListener, shared: Arc<Shared>, stop: Cancellatio
                 }
             },
         };
-        let Ok(place) = room.clone().try_acquire_owned() else {
+        let Some(place) = shared.limits.place(client.ip()) else {
             shared.metrics.refused.fetch_add(1, Relaxed);
             continue;
         };
         let Some(tls) = shared.tls.borrow().clone() else { continue };
-        let (router, stop) = (router.clone(), stop.clone());
+        // an answer is a head and a body: the second must not wait for the other side's delayed acknowledgement of the first
+        let _ = socket.set_nodelay(true);
+        let (router, bounds, stop) = (router.clone(), shared.limits.bounds, stop.clone());
         running.spawn(async move {
-            let _place = place;
-            let Ok(Ok(session)) = timeout(HANDSHAKE, TlsAcceptor::from(tls).accept(socket)).await else {
+            // as a whole: naming one field would take that one along and give the place back
+            let place = place;
+            let Ok(Ok(session)) = timeout(bounds.handshake, TlsAcceptor::from(tls).accept(socket)).await else {
                 tracing::debug!(%client, "handshake failed");
                 return;
             };
-            let service = tower::ServiceBuilder::new().service(router);
-            let service = hyper_util::service::TowerToHyperService::new(service);
-            let mut builder = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
-            builder.http1().timer(TokioTimer::new()).header_read_timeout(REQUEST);
-            builder
-                .http2()
-                .timer(TokioTimer::new())
-                .max_concurrent_streams(100)
-                .keep_alive_interval(Duration::from_secs(30));
+            let service = TowerToHyperService::new(router.layer(Extension(place.source.clone())));
+            let builder = http(&bounds);
             let connection = builder.serve_connection(TokioIo::new(session), service);
             tokio::pin!(connection);
+            // not all at once, when all came at once; the port is as good as a die
+            let age = bounds.age.mul_f64(1.0 + f64::from(client.port() % 64) / 256.0);
             tokio::select! {
-                _ = connection.as_mut() => {}
-                () = stop.cancelled() => {
-                    connection.as_mut().graceful_shutdown();
-                    let _ = timeout(REQUEST, connection).await;
-                }
+                _ = connection.as_mut() => return,
+                () = stop.cancelled() => {}
+                () = tokio::time::sleep(age) => {}
             }
+            connection.as_mut().graceful_shutdown();
+            let _ = timeout(bounds.request, connection).await;
         });
     }
     running.close();
     running.wait().await;
+}
+
+fn http(bounds: &Bounds) -> auto::Builder<TokioExecutor> {
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    // heads of a few hundred bytes; bodies are read in pieces
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(bounds.head).max_buf_size(64 * 1024);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(64)
+        .max_header_list_size(16 * 1024)
+        // what a caller may send before there is room for it
+        .initial_stream_window_size(64 * 1024)
+        .initial_connection_window_size(128 * 1024)
+        // a peer that is gone gives its place back
+        .keep_alive_interval(Duration::from_secs(30))
+        .keep_alive_timeout(Duration::from_secs(10));
+    builder
 }
