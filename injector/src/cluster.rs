@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! watch: namespaces (labels, annotations), ConfigMap weft-trust-bundle     look every 5 s: Secret weft-injector-tls -> own TLS, caBundle of the webhook's configuration
-//! every minute, by the holder of the Lease: running pods of labelled namespaces without sidecar -> an Event on each, a metric
+//! every minute, by the holder of the Lease: running pods that are labelled, or whose namespace is, without sidecar -> an Event on each, a metric
 //! ```
 //!
 //! Nothing here is on the way of an answer: an API server that is slow or away leaves the last state in force.
@@ -112,10 +112,20 @@ pub async fn serving(
 ) {
     let mut current: Option<Pair> = None;
     loop {
+        // read before the Secret, and patched as read: of two injectors the one that saw an older Secret is refused, so that they never take turns
+        let configuration = match Api::all(client.clone()).get_opt(WEBHOOK).await {
+            Ok(found) => found,
+            Err(error) => {
+                tracing::warn!(%error, "MutatingWebhookConfiguration {WEBHOOK} cannot be read; the caBundle is not kept");
+                None
+            }
+        };
         match certificate(&client, namespace, &shared).await {
             Ok(pair) => {
                 // the authority is made known before what it signed is served
-                if let Err(error) = ca_bundle(&client, &pair, &shared).await {
+                if let Some(found) = configuration
+                    && let Err(error) = ca_bundle(&client, &found, &pair, &shared).await
+                {
                     tracing::warn!(%error, "MutatingWebhookConfiguration {WEBHOOK}: the caBundle is not kept");
                 }
                 if current.as_ref() != Some(&pair) {
@@ -205,22 +215,25 @@ async fn certificate(client: &Client, namespace: &str, shared: &Shared) -> anyho
     }
 }
 
-/// Makes the caBundle of each entry of the configuration ours.
-async fn ca_bundle(client: &Client, pair: &Pair, shared: &Shared) -> anyhow::Result<()> {
-    let configurations: Api<MutatingWebhookConfiguration> = Api::all(client.clone());
-    let Some(found) = configurations.get_opt(WEBHOOK).await? else { return Ok(()) };
-    let mut patch = Vec::new();
+/// Makes the caBundle of each entry of the configuration ours, if nobody has written it since it was read.
+async fn ca_bundle(
+    client: &Client,
+    found: &MutatingWebhookConfiguration,
+    pair: &Pair,
+    shared: &Shared,
+) -> anyhow::Result<()> {
+    let ours = ByteString(pair.ca.clone().into_bytes());
+    let mut patch = vec![json!({"op": "test", "path": "/metadata/resourceVersion", "value": found.resource_version()})];
     for (i, w) in found.webhooks.iter().flatten().enumerate() {
-        let ours = ByteString(pair.ca.clone().into_bytes());
         if w.client_config.ca_bundle.as_ref() != Some(&ours) {
-            patch.push(json!({"op": "test", "path": format!("/webhooks/{i}/name"), "value": w.name}));
             patch.push(json!({"op": "add", "path": format!("/webhooks/{i}/clientConfig/caBundle"), "value": ours}));
         }
     }
-    if patch.is_empty() {
+    if patch.len() == 1 {
         return Ok(());
     }
     let patch: json_patch::Patch = serde_json::from_value(patch.into())?;
+    let configurations: Api<MutatingWebhookConfiguration> = Api::all(client.clone());
     configurations.patch(WEBHOOK, &PatchParams::default(), &Patch::Json::<()>(patch)).await?;
     shared.metrics.ca_bundle_repairs.fetch_add(1, Relaxed);
     tracing::info!("MutatingWebhookConfiguration {WEBHOOK}: the caBundle is ours");
@@ -247,15 +260,13 @@ pub async fn report(client: Client, namespace: &str, me: &str, shared: Arc<Share
 }
 
 async fn pass(client: &Client, recorder: &Recorder, told: &mut HashSet<String>, shared: &Shared) -> kube::Result<()> {
-    let enabled: Vec<String> = {
-        let known = shared.namespaces.read().unwrap_or_else(|e| e.into_inner());
-        let is_enabled = |labels: &knobs::Annotations| labels.get(knobs::INJECT).is_some_and(|l| l == "enabled");
-        known.iter().filter(|(_, (labels, _))| is_enabled(labels)).map(|(n, _)| n.clone()).collect()
-    };
     let (mut seen, mut events) = (HashSet::new(), 0);
-    for ns in enabled {
-        let pods: Api<Pod> = Api::namespaced(client.clone(), &ns);
-        let mut page = ListParams::default().limit(PAGE);
+    for (namespace, page) in lists(shared) {
+        let pods: Api<Pod> = match &namespace {
+            Some(ns) => Api::namespaced(client.clone(), ns),
+            None => Api::all(client.clone()),
+        };
+        let mut page = page.limit(PAGE);
         loop {
             let list = pods.list(&page).await?;
             let next = list.metadata.continue_.clone().filter(|c| !c.is_empty());
@@ -265,10 +276,13 @@ async fn pass(client: &Client, recorder: &Recorder, told: &mut HashSet<String>, 
                 if told.contains(&uid) || events >= EVENTS {
                     continue;
                 }
+                let whose = if namespace.is_some() { "its namespace" } else { "it" };
                 let event = Event {
                     type_: EventType::Warning,
                     reason: "NotMeshed".into(),
-                    note: Some("the namespace is labelled weft.dev/inject=enabled, but this pod has no sidecar: it speaks plain text. Restart its workload (kubectl rollout restart), or label the pod weft.dev/inject=disabled".into()),
+                    note: Some(format!(
+                        "{whose} is labelled weft.dev/inject=enabled, but this pod has no sidecar: it speaks plain text. Make it anew (kubectl rollout restart of its workload), or label the pod weft.dev/inject=disabled"
+                    )),
                     action: "Inject".into(),
                     secondary: None,
                 };
@@ -277,7 +291,7 @@ async fn pass(client: &Client, recorder: &Recorder, told: &mut HashSet<String>, 
                 events += 1;
             }
             match next {
-                Some(token) => page = ListParams::default().limit(PAGE).continue_token(&token),
+                Some(token) => page = page.continue_token(&token),
                 None => break,
             }
         }
@@ -285,6 +299,15 @@ async fn pass(client: &Client, recorder: &Recorder, told: &mut HashSet<String>, 
     told.retain(|uid| seen.contains(uid));
     shared.metrics.unmeshed.store(seen.len() as u64, Relaxed);
     Ok(())
+}
+
+/// Where pods are looked for: the labelled namespaces, and pods with a label of their own everywhere else.
+fn lists(shared: &Shared) -> Vec<(Option<String>, ListParams)> {
+    let known = shared.namespaces.read().unwrap_or_else(|e| e.into_inner());
+    let enabled = known.iter().filter(|(_, (labels, _))| labels.get(knobs::INJECT).is_some_and(|l| l == "enabled"));
+    let mut lists: Vec<_> = enabled.map(|(n, _)| (Some(n.clone()), ListParams::default())).collect();
+    lists.push((None, ListParams::default().labels(&format!("{}=enabled", knobs::INJECT))));
+    lists
 }
 
 fn is_unmeshed(pod: &Pod) -> bool {
@@ -334,3 +357,7 @@ async fn holds(client: &Client, namespace: &str, me: &str) -> kube::Result<bool>
         Err(e) => Err(e),
     }
 }
+
+#[cfg(test)]
+#[path = "cluster_tests.rs"]
+mod tests;
