@@ -7,27 +7,31 @@
 //!
 //! A turn never runs another connection: it wakes it, and the scheduler runs it after those that woke before. So what several turns append to
 //! one connection leaves in one write. The exception is bulk: what a large read has appended is written to the other socket at once, while it is in the
-//! cache; else a burst of 32 responses of 64 KiB would pass through the cache twice. Errors of sockets become `broken`, which the engine turns into retries or resets.
+//! cache; else a burst of 32 responses of 64 KiB would pass through the cache twice. A read that was full ends in the middle of somebody's message: where it has brought
+//! something for several, the last one is written after the next read, with its rest (1.5 writes for each response of 64 KiB became 1.0). Errors of sockets become
+//! `broken`, which the engine turns into retries or resets.
 
+mod drive;
+
+use self::drive::Drive;
 use crate::{
     access_log, dial,
     outbound::HttpDest,
     view::Update,
-    wire::{Read, TURN, Wire, WireError},
+    wire::{Wire, WireError},
     worker::{Shared, Worker},
 };
 use ahash::AHashMap;
 use std::{
     cell::{Cell, RefCell},
-    future::{Future, poll_fn},
+    future::{Future as _, poll_fn},
     net::SocketAddr,
     panic::{AssertUnwindSafe, catch_unwind},
-    pin::Pin,
     rc::Rc,
     task::{Context, Poll, Waker},
     time::{Duration, Instant},
 };
-use tokio::time::{Sleep, sleep};
+use tokio::time::sleep;
 use weft_core::{endpoint::MeshPeer, identity::WorkloadIdentity, service::ServiceRef};
 use weft_http::h1::spare;
 use weft_relay::{
@@ -48,6 +52,10 @@ pub struct Http {
     slots: RefCell<AHashMap<ConnKey, Rc<Slot>>>,
     /// The running turn has read so much that batching with other turns gains nothing.
     bulk: Cell<bool>,
+    /// Whom the running turn's bulk has woken last: not yet written.
+    last: Cell<Option<(ConnKey, Rc<Slot>)>>,
+    /// ... and it was not the only one.
+    several: Cell<bool>,
     /// When the timer task wakes up, and how to wake it earlier.
     armed: Cell<Option<Instant>>,
     timer: Cell<Option<Waker>>,
@@ -145,6 +153,8 @@ impl Http {
             engine: RefCell::new(engine),
             slots: RefCell::default(),
             bulk: Cell::new(false),
+            last: Cell::new(None),
+            several: Cell::new(false),
             armed: Cell::new(None),
             timer: Cell::new(None),
         }
@@ -218,10 +228,12 @@ impl Worker {
                 Command::Wake(conn) => {
                     let slot = self.http.slots.borrow().get(&conn).cloned();
                     if let Some(s) = slot {
-                        if self.http.bulk.get() {
-                            self.http.write_now(conn, &s);
+                        if !self.http.bulk.get() || s.running.get() {
+                            s.wake();
+                        } else if let Some((before, slot)) = self.http.last.replace(Some((conn, s))) {
+                            self.http.write_now(before, &slot);
+                            self.http.several.set(true);
                         }
-                        s.wake();
                     }
                 }
                 Command::Close { conn, how } => self.end(conn, End::Close(how)),
@@ -372,209 +384,19 @@ async fn dial(w: Rc<Worker>, conn: ConnKey, slot: Rc<Slot>, to: SocketAddr, tls:
 }
 
 impl Http {
-    /// Writes for another connection, in its name. What goes wrong shows again in its own turn.
+    /// Writes for another connection, in its name, and wakes it: what goes wrong shows again in its own turn.
     fn write_now(&self, conn: ConnKey, slot: &Slot) {
         if slot.running.get() || slot.end.get().is_some() {
-            return;
+            return slot.wake();
         }
         let waker = slot.waker.borrow().clone();
         if let (Some(waker), Some(io)) = (waker, slot.io.borrow_mut().as_mut()) {
             let _ = io.write(self, conn, &mut Context::from_waker(&waker), Instant::now());
         }
+        slot.wake();
     }
 
     fn forget(&self, conn: ConnKey) {
         self.slots.borrow_mut().remove(&conn);
-    }
-}
-
-// ---------------------------------------------------------------- driving
-
-/// How long a closing connection may take to write what is left.
-const FLUSH: Duration = Duration::from_secs(60);
-
-/// A read of this size is bulk: a quarter of the scratch, which no burst of small messages on one connection reaches often.
-const BULK: usize = 16 * 1024;
-
-/// The task of one connection of the engine. The socket is in the slot.
-struct Drive {
-    w: Rc<Worker>,
-    conn: ConnKey,
-    slot: Rc<Slot>,
-    /// The end of input has been told.
-    ended: bool,
-    closing: Option<Box<Closing>>,
-    /// Closed in order.
-    clean: bool,
-}
-
-struct Closing {
-    how: CloseHow,
-    /// Our side is shut; only reading is left.
-    lingering: bool,
-    deadline: Pin<Box<Sleep>>,
-}
-
-impl Drive {
-    fn new(w: Rc<Worker>, conn: ConnKey, slot: Rc<Slot>, wire: Wire) -> Drive {
-        *slot.io.borrow_mut() = Some(Io { wire, owed: false });
-        Drive { w, conn, slot, ended: false, closing: None, clean: false }
-    }
-
-    /// One turn. `Err`: the socket is of no use any more.
-    fn turn(&mut self, cx: &mut Context<'_>) -> Result<Poll<()>, WireError> {
-        let (w, slot, conn) = (&self.w, &self.slot, self.conn);
-        let mut io = slot.io.borrow_mut();
-        let Some(io) = io.as_mut() else { return Ok(Poll::Ready(())) };
-        let engine = &w.http.engine;
-        let now = Instant::now();
-        let mut left = TURN;
-        loop {
-            let mut again = false;
-            let reads = !self.ended && slot.end.get().is_none() && engine.borrow().wants_read(conn);
-            if reads {
-                match io.wire.read(cx, |_, d| engine.borrow_mut().input(conn, d, now))? {
-                    Read::Data(n) => {
-                        left = left.saturating_sub(n.max(1));
-                        again = true;
-                        w.http.bulk.set(n >= BULK);
-                    }
-                    Read::Eof => {
-                        self.ended = true;
-                        engine.borrow_mut().eof(conn, now);
-                    }
-                    Read::Pending => {}
-                }
-                w.commands();
-                w.http.bulk.set(false);
-            }
-            // marks from here on are seen by `poll`
-            if slot.end.get().is_none() {
-                io.write(&w.http, conn, cx, now)?;
-                w.commands();
-            }
-            if slot.end.get().is_some() {
-                return Ok(Poll::Ready(()));
-            }
-            if !again && (reads || self.ended || !engine.borrow().wants_read(conn)) {
-                return Ok(Poll::Pending);
-            }
-            if left == 0 {
-                cx.waker().wake_by_ref();
-                return Ok(Poll::Pending);
-            }
-        }
-    }
-
-    /// Writes what is left and closes as the engine said. `Ready(false)`: it took too long.
-    fn close(&mut self, cx: &mut Context<'_>, c: &mut Closing) -> Result<Poll<bool>, WireError> {
-        if self.slot.end.get() == Some(End::Reset) {
-            return Ok(Poll::Ready(false));
-        }
-        let mut io = self.slot.io.borrow_mut();
-        let Some(io) = io.as_mut() else { return Ok(Poll::Ready(true)) };
-        if !c.lingering {
-            io.write(&self.w.http, self.conn, cx, Instant::now())?;
-            self.w.commands();
-            if io.wire.backlog() {
-                return Ok(c.deadline.as_mut().poll(cx).map(|()| false));
-            }
-            if c.how == CloseHow::Reset {
-                return Ok(Poll::Ready(false));
-            }
-            io.wire.shutdown(cx)?;
-            if !io.wire.is_shut() {
-                return Ok(c.deadline.as_mut().poll(cx).map(|()| false));
-            }
-            let CloseHow::Linger(time) = c.how else { return Ok(Poll::Ready(true)) };
-            c.lingering = true;
-            // everything that was owed has been sent: a drain need not wait for the client's goodbye, and no reset follows
-            io.wire.leave();
-            self.clean = true;
-            c.deadline.as_mut().reset(tokio::time::Instant::now() + time);
-        }
-        loop {
-            match io.wire.read(cx, |_, _| {})? {
-                Read::Data(_) => {}
-                Read::Eof => return Ok(Poll::Ready(true)),
-                Read::Pending => return Ok(c.deadline.as_mut().poll(cx).map(|()| true)),
-            }
-        }
-    }
-}
-
-impl Future for Drive {
-    type Output = ();
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let this = self.get_mut();
-        this.slot.register(cx);
-        if this.closing.is_none() {
-            this.slot.running.set(true);
-            let r = this.turn(cx);
-            this.slot.running.set(false);
-            match r {
-                Ok(Poll::Pending) => return Poll::Pending,
-                Ok(Poll::Ready(())) => {}
-                Err(error) => {
-                    tracing::trace!(conn = ?this.conn, %error, "connection broken");
-                    return Poll::Ready(());
-                }
-            }
-            // the engine has ended this connection
-            match this.slot.end.get() {
-                Some(End::Close(how)) => {
-                    let deadline = Box::pin(sleep(FLUSH));
-                    this.closing = Some(Box::new(Closing { how, lingering: false, deadline }));
-                }
-                _ => return Poll::Ready(()),
-            }
-        }
-        let Some(mut c) = this.closing.take() else { return Poll::Ready(()) };
-        let r = this.close(cx, &mut c);
-        this.closing = Some(c);
-        match r {
-            Ok(Poll::Pending) => Poll::Pending,
-            Ok(Poll::Ready(clean)) => {
-                this.clean = clean;
-                Poll::Ready(())
-            }
-            Err(_) => Poll::Ready(()),
-        }
-    }
-}
-
-impl Drop for Drive {
-    fn drop(&mut self) {
-        self.w.http.forget(self.conn);
-        let io = self.slot.io.try_borrow_mut().ok().and_then(|mut io| io.take());
-        if self.clean || self.w.quiet.get() {
-            return;
-        }
-        // broken, told to reset, a panic in the turn, or the worker ends: the peer must not take what it got for everything, and the
-        // engine must not wait for this connection (a key that is dead already means nothing to it)
-        if let Some(io) = io {
-            io.wire.reset();
-        }
-        let tell = || {
-            if self.w.http.engine.try_borrow_mut().is_ok() {
-                self.w.engine(|e, now| e.broken(self.conn, now));
-            }
-        };
-        if catch_unwind(AssertUnwindSafe(tell)).is_err() {
-            self.w.shared.stats.panics.one();
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// A thousand idle connections are in the memory goal: what a task of one holds is bounded by the build.
-    #[test]
-    fn an_idle_connection_is_small() {
-        assert!(size_of::<Drive>() <= 64, "{}", size_of::<Drive>());
-        assert!(size_of::<Wire>() <= 176, "{}", size_of::<Wire>());
-        assert!(size_of::<Slot>() <= 256, "{}", size_of::<Slot>());
     }
 }

@@ -71,6 +71,8 @@ pub struct Wire {
     /// Bytes read from the socket before this wire knew what they are; handled by the first read.
     early: Vec<u8>,
     eof: bool,
+    /// The last read filled the scratch: there is probably more.
+    filled: bool,
     shut: bool,
     /// The right to be open, given back when the wire is dropped.
     place: Option<Place>,
@@ -104,7 +106,18 @@ impl Write for Sink<'_, '_> {
 impl Wire {
     /// A plain wire. `early` was read from the socket already.
     pub fn plain(sock: TcpStream, early: Vec<u8>) -> Wire {
-        Wire { sock, tls: None, out: Vec::new(), at: 0, early, eof: false, shut: false, place: None, lease: None }
+        Wire {
+            sock,
+            tls: None,
+            out: Vec::new(),
+            at: 0,
+            early,
+            eof: false,
+            filled: false,
+            shut: false,
+            place: None,
+            lease: None,
+        }
     }
 
     /// A wire with a TLS session; the handshake happens while reading.
@@ -118,6 +131,7 @@ impl Wire {
             at: 0,
             early,
             eof: false,
+            filled: false,
             shut: false,
             place: None,
             lease: None,
@@ -221,6 +235,7 @@ impl Wire {
                 Poll::Ready(r) => r?,
             }
             let n = rb.filled().len();
+            self.filled = n == SCRATCH;
             if n == 0 {
                 self.eof = true;
                 return match &self.tls {
@@ -273,6 +288,11 @@ impl Wire {
             self.flush(cx)?;
         }
         Ok(Read::Data(plain))
+    }
+
+    /// The last read brought as much as one can: the rest of somebody's message is probably behind it.
+    pub fn filled(&self) -> bool {
+        self.filled
     }
 
     /// Appends; nothing is written before [`flush`](Self::flush).
