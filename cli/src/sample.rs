@@ -10,10 +10,16 @@ use http_body_util::{BodyExt, StreamBody, combinators::UnsyncBoxBody};
 use hyper::body::{Frame, Incoming};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo},
-    server::conn::auto,
+    server::{conn::auto, graceful::GracefulShutdown},
 };
 use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
-use tokio::net::TcpListener;
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+};
+
+/// What is under way after SIGTERM gets this long; the kubelet's patience is 30 s unless a pod says otherwise.
+const FAREWELL: Duration = Duration::from_secs(20);
 
 #[derive(Parser, Clone, Debug)]
 pub struct Args {
@@ -106,15 +112,73 @@ async fn serve(args: Args) -> anyhow::Result<()> {
     for target in args.call.clone() {
         tokio::spawn(target.run(args.call_rate.into()));
     }
+    serve_on(listener, args).await
+}
+
+/// Until SIGTERM, and what is under way then.
+async fn serve_on(listener: TcpListener, args: Args) -> anyhow::Result<()> {
     let args = Arc::new(args);
     let server = auto::Builder::new(TokioExecutor::new());
+    // process 1 of a container has no default action for SIGTERM: without this the kubelet waits for the whole grace period
+    let mut term = signal(SignalKind::terminate())?;
+    let under_way = GracefulShutdown::new();
     loop {
-        let Ok((socket, _)) = listener.accept().await else { continue };
-        let (args, server) = (args.clone(), server.clone());
-        tokio::spawn(async move {
-            let service = hyper::service::service_fn(move |r| answer(args.clone(), r));
-            // a connection that breaks is the client's affair
-            let _ = server.serve_connection(TokioIo::new(socket), service).await;
-        });
+        let socket = tokio::select! {
+            s = listener.accept() => s,
+            _ = term.recv() => break,
+        };
+        let Ok((socket, _)) = socket else { continue };
+        let args = args.clone();
+        let service = hyper::service::service_fn(move |r| answer(args.clone(), r));
+        let served = under_way.watch(server.serve_connection(TokioIo::new(socket), service).into_owned());
+        // a connection that breaks is the client's affair
+        tokio::spawn(async move { drop(served.await) });
+    }
+    // as a careful application: nobody new, and what has begun is finished
+    drop(listener);
+    let _ = tokio::time::timeout(FAREWELL, under_way.shutdown()).await;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::TcpStream,
+    };
+
+    async fn until(socket: &mut TcpStream, end: &str) -> String {
+        let mut seen = Vec::new();
+        while !seen.ends_with(end.as_bytes()) {
+            let mut byte = [0];
+            socket.read_exact(&mut byte).await.unwrap();
+            seen.push(byte[0]);
+        }
+        String::from_utf8(seen).unwrap()
+    }
+
+    #[tokio::test]
+    async fn sigterm_finishes_what_has_begun_and_ends() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let server = tokio::spawn(serve_on(listener, Args::parse_from(["sample", "--name=it"])));
+        let mut socket = TcpStream::connect(address).await.unwrap();
+        socket
+            .write_all(b"POST / HTTP/1.1\r\nhost: a\r\nexpect: 100-continue\r\ncontent-length: 1\r\n\r\n")
+            .await
+            .unwrap();
+        // the request has begun, so that the signal is heard by the server
+        assert!(until(&mut socket, "\r\n\r\n").await.starts_with("HTTP/1.1 100"));
+        nix::sys::signal::raise(nix::sys::signal::Signal::SIGTERM).unwrap();
+        // nobody new is let in: an attempt that was in the queue is closed, later ones are refused
+        while let Ok(mut late) = TcpStream::connect(address).await {
+            if late.read(&mut [0]).await.is_err() {
+                break;
+            }
+        }
+        socket.write_all(b"x").await.unwrap();
+        assert!(until(&mut socket, "it POST / 1\n").await.starts_with("HTTP/1.1 200"));
+        tokio::time::timeout(FAREWELL / 2, server).await.unwrap().unwrap().unwrap();
     }
 }
