@@ -100,7 +100,8 @@ pub async fn kill(client: &kube::Client, namespace: &str, name: &str) {
             let conditions = p.status.iter().flat_map(|s| s.conditions.iter().flatten());
             conditions.into_iter().any(|c| c.type_ == "Ready" && c.status == "True")
         };
-        let new = there.iter().filter(|p| !old.contains(&p.name_any()) && is_ready(p)).count();
+        let stays = |p: &&Pod| !old.contains(&p.name_any()) && p.metadata.deletion_timestamp.is_none();
+        let new = there.iter().filter(stays).filter(|p| is_ready(p)).count();
         if new >= old.len() { Ok(()) } else { Err(format!("{new} ready in the place of {old:?}")) }
     };
     eventually(&format!("others in the place of {namespace}/{name}"), SOON, others).await;
@@ -204,9 +205,13 @@ impl Load {
         let to = format!("web.{}.svc.cluster.local:80", ns.name);
         let (rate, connections) = (RATE.to_string(), CONNECTIONS.to_string());
         let names: Vec<String> = (0..CLIENTS).map(|n| format!("client-{n}")).collect();
-        for name in &names {
-            ns.apply(pod(program, name, &["call", &to, "--rate", &rate, "--connections", &connections, "--changes"]))
-                .await;
+        for (n, name) in names.iter().enumerate() {
+            let mut args = vec!["call", &to, "--rate", &rate, "--connections", &connections, "--changes"];
+            // one of them speaks HTTP/2
+            if n == CLIENTS - 1 {
+                args.push("--http2");
+            }
+            ns.apply(pod(program, name, &args)).await;
         }
         let mut clients = Vec::new();
         for name in &names {

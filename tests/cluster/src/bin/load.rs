@@ -7,8 +7,16 @@ use anyhow::Context as _;
 use bytes::Bytes;
 use clap::Parser;
 use http_body_util::{BodyExt as _, Full};
-use hyper::{Request, Response, body::Incoming, client::conn::http1, service::service_fn};
-use hyper_util::{rt::TokioIo, server::graceful::GracefulShutdown};
+use hyper::{
+    Request, Response,
+    body::Incoming,
+    client::conn::{http1, http2},
+    service::service_fn,
+};
+use hyper_util::{
+    rt::TokioIo,
+    server::{conn::auto, graceful::GracefulShutdown},
+};
 use std::{
     cell::RefCell,
     convert::Infallible,
@@ -43,6 +51,9 @@ enum Args {
         /// Also write a line whenever another server answers than before
         #[arg(long)]
         changes: bool,
+        /// Speak HTTP/2, without TLS
+        #[arg(long)]
+        http2: bool,
     },
     /// Answer with a name
     Serve {
@@ -85,38 +96,68 @@ impl Seen {
     }
 }
 
-async fn connect(to: &str) -> anyhow::Result<http1::SendRequest<Full<Bytes>>> {
-    let socket = TcpStream::connect(to).await.context("connect")?;
-    socket.set_nodelay(true)?;
-    let (send, drive) = http1::handshake(TokioIo::new(socket)).await?;
-    // what went wrong with a connection shows at the call
-    tokio::task::spawn_local(async move { drop(drive.await) });
-    Ok(send)
+/// A connection that can be asked again.
+enum Sender {
+    Http1(http1::SendRequest<Full<Bytes>>),
+    Http2(http2::SendRequest<Full<Bytes>>),
+}
+
+impl Sender {
+    async fn connect(to: &str, two: bool) -> anyhow::Result<Self> {
+        let socket = TcpStream::connect(to).await.context("connect")?;
+        socket.set_nodelay(true)?;
+        let io = TokioIo::new(socket);
+        // what went wrong with a connection shows at the call
+        if two {
+            let (send, drive) = http2::handshake(Local, io).await?;
+            tokio::task::spawn_local(async move { drop(drive.await) });
+            return Ok(Sender::Http2(send));
+        }
+        let (send, drive) = http1::handshake(io).await?;
+        tokio::task::spawn_local(async move { drop(drive.await) });
+        Ok(Sender::Http1(send))
+    }
+
+    async fn is_open(&mut self) -> bool {
+        match self {
+            Sender::Http1(s) => s.ready().await.is_ok(),
+            Sender::Http2(s) => s.ready().await.is_ok(),
+        }
+    }
+
+    async fn send(&mut self, to: &str) -> anyhow::Result<Response<Incoming>> {
+        Ok(match self {
+            Sender::Http1(s) => s.send_request(Request::get("/").header("host", to).body(Full::default())?).await?,
+            Sender::Http2(s) => s.send_request(Request::get(format!("http://{to}/")).body(Full::default())?).await?,
+        })
+    }
+}
+
+/// Everything is on one thread.
+#[derive(Clone)]
+struct Local;
+
+impl<F: Future + 'static> hyper::rt::Executor<F> for Local {
+    fn execute(&self, f: F) {
+        tokio::task::spawn_local(async move { drop(f.await) });
+    }
 }
 
 /// One call; who answered. The connection stays when it can be used again.
-async fn call(
-    to: &str,
-    connection: &mut Option<http1::SendRequest<Full<Bytes>>>,
-    seen: &RefCell<Seen>,
-) -> anyhow::Result<String> {
-    // a connection that was closed between two calls is nobody's failure: HTTP/1 allows it
+async fn call(to: &str, two: bool, connection: &mut Option<Sender>, seen: &RefCell<Seen>) -> anyhow::Result<String> {
+    // a connection that was closed between two calls is nobody's failure: HTTP allows it
     let open = match connection.take() {
-        Some(mut c) => c.ready().await.is_ok().then_some(c),
+        Some(mut c) => c.is_open().await.then_some(c),
         None => None,
     };
-    let (reused, mut send) = match open {
-        Some(c) => (true, c),
+    let (age, mut send) = match open {
+        Some(c) => ("kept", c),
         None => {
             seen.borrow_mut().connections += 1;
-            (false, connect(to).await?)
+            ("new", Sender::connect(to, two).await?)
         }
     };
-    let request = Request::get("/").header("host", to).body(Full::default())?;
-    let response = send
-        .send_request(request)
-        .await
-        .with_context(|| format!("request on a {} connection", if reused { "kept" } else { "new" }))?;
+    let response = send.send(to).await.with_context(|| format!("request on a {age} connection"))?;
     let (head, body) = response.into_parts();
     let body = body.collect().await.context("body")?.to_bytes();
     *connection = Some(send);
@@ -131,7 +172,7 @@ async fn call(
     Ok(header("x-served-by").to_owned())
 }
 
-async fn client(to: String, rate: u32, changes: bool, seen: Rc<RefCell<Seen>>) {
+async fn client(to: String, rate: u32, changes: bool, two: bool, seen: Rc<RefCell<Seen>>) {
     let mut connection = None;
     let mut tick = time::interval(Duration::from_secs(1) / rate);
     // a stalled call is made up for: the rate is that of the test's claim
@@ -139,7 +180,7 @@ async fn client(to: String, rate: u32, changes: bool, seen: Rc<RefCell<Seen>>) {
     loop {
         tick.tick().await;
         let start = Instant::now();
-        let result = match time::timeout(PATIENCE, call(&to, &mut connection, &seen)).await {
+        let result = match time::timeout(PATIENCE, call(&to, two, &mut connection, &seen)).await {
             Ok(r) => r.map_err(|e| format!("{e:#}")),
             Err(_) => {
                 connection = None;
@@ -164,11 +205,11 @@ async fn client(to: String, rate: u32, changes: bool, seen: Rc<RefCell<Seen>>) {
     }
 }
 
-async fn calls(to: String, rate: u32, connections: usize, changes: bool) -> anyhow::Result<()> {
+async fn calls(to: String, rate: u32, connections: usize, changes: bool, two: bool) -> anyhow::Result<()> {
     let mut term = signal(SignalKind::terminate())?;
     let seen = Rc::new(RefCell::new(Seen::default()));
     for _ in 0..connections {
-        tokio::task::spawn_local(client(to.clone(), rate, changes, seen.clone()));
+        tokio::task::spawn_local(client(to.clone(), rate, changes, two, seen.clone()));
     }
     let mut second = time::interval(Duration::from_secs(1));
     loop {
@@ -195,7 +236,7 @@ async fn calls(to: String, rate: u32, connections: usize, changes: bool) -> anyh
 async fn serve(listen: SocketAddr, name: String, delay: u64) -> anyhow::Result<()> {
     let listener = TcpListener::bind(listen).await.with_context(|| format!("cannot listen on {listen}"))?;
     let mut term = signal(SignalKind::terminate())?;
-    let under_way = GracefulShutdown::new();
+    let (server, under_way) = (auto::Builder::new(Local), GracefulShutdown::new());
     println!("start {} {name}", stamp());
     loop {
         let socket = tokio::select! {
@@ -217,8 +258,7 @@ async fn serve(listen: SocketAddr, name: String, delay: u64) -> anyhow::Result<(
                 Ok::<_, Infallible>(response.unwrap_or_default())
             }
         });
-        let served =
-            under_way.watch(hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(socket), answer));
+        let served = under_way.watch(server.serve_connection(TokioIo::new(socket), answer).into_owned());
         tokio::task::spawn_local(async move { drop(served.await) });
     }
     println!("term {}", stamp());
@@ -232,7 +272,7 @@ async fn serve(listen: SocketAddr, name: String, delay: u64) -> anyhow::Result<(
 async fn once(to: String) -> anyhow::Result<()> {
     println!("start {}", stamp());
     let seen = RefCell::new(Seen::default());
-    let server = time::timeout(PATIENCE, call(&to, &mut None, &seen)).await.context("no answer in 5 s")??;
+    let server = time::timeout(PATIENCE, call(&to, false, &mut None, &seen)).await.context("no answer in 5 s")??;
     println!("answer {} {server}", stamp());
     Ok(())
 }
@@ -241,8 +281,8 @@ fn main() -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let work = async {
         match Args::parse() {
-            Args::Call { to, rate, connections, changes } => {
-                calls(to, rate.clamp(1, 2000), connections.clamp(1, 64), changes).await
+            Args::Call { to, rate, connections, changes, http2 } => {
+                calls(to, rate.clamp(1, 2000), connections.clamp(1, 64), changes, http2).await
             }
             Args::Serve { listen, name, delay } => serve(listen, name, delay).await,
             Args::Once { to } => once(to).await,
