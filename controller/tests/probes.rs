@@ -16,6 +16,7 @@ fn injected(pod: &Value) -> Value {
         controller: "weft-controller.weft-system.svc:15012".into(),
         native_sidecars: true,
         version: "0.1.0".into(),
+        sidecar: weft_injector::sidecar::Sidecar::default(),
     };
     let request = json!({"uid": "u", "operation": "CREATE", "namespace": "shop", "resource": {"group": "", "version": "v1", "resource": "pods"}, "object": pod});
     let body = json!({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": request}).to_string();

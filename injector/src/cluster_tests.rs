@@ -166,6 +166,7 @@ fn shared(tls: watch::Receiver<Option<Arc<ServerConfig>>>) -> Arc<Shared> {
             controller: "c:1".into(),
             native_sidecars: true,
             version: "0.1.0".into(),
+            sidecar: crate::sidecar::Sidecar::default(),
         },
         bundle: watch::channel(None).1,
         namespaces: HashMap::new().into(),

@@ -10,6 +10,7 @@
 use crate::{
     knobs::{self, Annotations, INJECT, INJECTED, KnobError, Knobs, NOT_INJECTED},
     probes,
+    sidecar::Sidecar,
 };
 use serde_json::{Value, json};
 
@@ -41,6 +42,7 @@ pub struct Settings {
     /// The cluster starts init containers with `restartPolicy: Always` as sidecars (Kubernetes 1.29 and later).
     pub native_sidecars: bool,
     pub version: String,
+    pub sidecar: Sidecar,
 }
 
 /// What becomes of a pod.
@@ -331,7 +333,7 @@ fn proxy_container(pod: &Value, k: &Knobs, s: &Settings, native: bool) -> Value 
         env("WEFT_CA", &s.ca),
         env("WEFT_CONTROLLER", &s.controller),
         env("WEFT_GRACE", grace.to_string()),
-        env("WEFT_LOG", k.log_level.as_deref().unwrap_or("info")),
+        env("WEFT_LOG", k.log_level.as_ref().unwrap_or(&s.sidecar.log_level)),
     ];
     for (name, value) in [("WEFT_ACCESS_LOG", &k.access_log), ("WEFT_AWAY", &k.away)] {
         if let Some(v) = value {
@@ -341,23 +343,7 @@ fn proxy_container(pod: &Value, k: &Knobs, s: &Settings, native: bool) -> Value 
     if let Some(n) = k.workers {
         vars.push(env("WEFT_WORKERS", n.to_string()));
     }
-    let mut requests = json!({"cpu": "10m", "memory": "20Mi"});
-    let mut limits = json!({"memory": "256Mi"});
-    for (of, name, value) in [(&mut requests, "cpu", &k.cpu_request), (&mut limits, "cpu", &k.cpu_limit)] {
-        if let Some(v) = value {
-            of[name] = json!(v);
-        }
-    }
-    if let Some(v) = &k.memory_request {
-        requests["memory"] = json!(v);
-    }
-    if let Some(v) = &k.memory_limit {
-        limits["memory"] = json!(v);
-        // a request above the limit is refused by the API server
-        if k.memory_request.is_none() {
-            requests["memory"] = json!(v);
-        }
-    }
+    let resources = s.sidecar.resources(k);
     let get = |path: &str| json!({"path": path, "port": ADMIN_PORT});
     let mut c = json!({
         "name": PROXY,
@@ -367,7 +353,7 @@ fn proxy_container(pod: &Value, k: &Knobs, s: &Settings, native: bool) -> Value 
         "args": ["sidecar"],
         "env": vars,
         "ports": [{"name": "weft-admin", "containerPort": ADMIN_PORT, "protocol": "TCP"}],
-        "resources": {"requests": requests, "limits": limits},
+        "resources": resources,
         "readinessProbe": {"httpGet": get("/ready"), "periodSeconds": 2, "timeoutSeconds": 2, "failureThreshold": 3},
         "livenessProbe": {"httpGet": get("/live"), "periodSeconds": 10, "timeoutSeconds": 5, "failureThreshold": 6},
         "securityContext": {

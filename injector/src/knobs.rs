@@ -209,14 +209,14 @@ const SUFFIXES: [(&str, f64); 14] = [
 ];
 
 /// A Kubernetes quantity as a number, if it is one (without exponents, which nobody writes here).
-fn amount(text: &str) -> Option<f64> {
+pub(crate) fn amount(text: &str) -> Option<f64> {
     let (suffix, factor) = SUFFIXES.iter().find(|(s, _)| text.ends_with(s))?;
     let number = &text[..text.len() - suffix.len()];
     let plain = !number.is_empty() && number.len() <= 18 && number.bytes().all(|b| b.is_ascii_digit() || b == b'.');
     number.parse::<f64>().ok().filter(|_| plain).map(|n| n * factor)
 }
 
-fn quantity(text: &str) -> Result<(), &'static str> {
+pub(crate) fn quantity(text: &str) -> Result<(), &'static str> {
     match amount(text) {
         Some(n) if n > 0.0 => Ok(()),
         _ => Err("expected a quantity above zero, such as 100m, 0.5, 64Mi or 1Gi"),
@@ -232,7 +232,7 @@ fn image(text: &str) -> Result<(), &'static str> {
 }
 
 /// Levels, alone or by module. The proxy parses it again; nonsense shall not make it crash in a loop.
-fn filter(text: &str) -> Result<(), &'static str> {
+pub(crate) fn filter(text: &str) -> Result<(), &'static str> {
     let levels = BTreeSet::from(["off", "error", "warn", "info", "debug", "trace"]);
     let part = |p: &str| match p.split_once('=') {
         Some((module, level)) => {

@@ -17,3 +17,4 @@ pub mod probes;
 pub mod program;
 pub mod review;
 pub mod serve;
+pub mod sidecar;

@@ -4,6 +4,7 @@ use crate::{
     cluster,
     inject::Settings,
     serve::{self, Shared},
+    sidecar::{self, Sidecar},
 };
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
@@ -49,6 +50,21 @@ struct Serve {
     /// The controller as proxies reach it, host:port
     #[arg(long, default_value = "weft-controller.weft-system.svc:15012")]
     controller: String,
+    /// CPU that a sidecar asks for, unless its pod or namespace says otherwise; empty: none
+    #[arg(long, default_value = "10m", value_parser = sidecar::quantity)]
+    proxy_cpu_request: String,
+    /// CPU that a sidecar gets at most; empty: no limit
+    #[arg(long, default_value = "", value_parser = sidecar::quantity)]
+    proxy_cpu_limit: String,
+    /// Memory that a sidecar asks for; empty: none
+    #[arg(long, default_value = "20Mi", value_parser = sidecar::quantity)]
+    proxy_memory_request: String,
+    /// Memory that a sidecar gets at most; empty: no limit
+    #[arg(long, default_value = "256Mi", value_parser = sidecar::quantity)]
+    proxy_memory_limit: String,
+    /// Log filter of a sidecar
+    #[arg(long, default_value = "info", value_parser = sidecar::filter)]
+    proxy_log_level: String,
     /// Address of the webhook
     #[arg(long, default_value = "0.0.0.0:15017")]
     listen: SocketAddr,
@@ -92,6 +108,15 @@ async fn serve(args: Serve) -> anyhow::Result<()> {
         "auto" => native(&client).await?,
         flag => flag == "true",
     };
+    let given = |text: String| Some(text).filter(|t| !t.is_empty());
+    let sidecar = Sidecar {
+        cpu_request: given(args.proxy_cpu_request),
+        cpu_limit: given(args.proxy_cpu_limit),
+        memory_request: given(args.proxy_memory_request),
+        memory_limit: given(args.proxy_memory_limit),
+        log_level: args.proxy_log_level,
+    };
+    sidecar.check().map_err(anyhow::Error::msg)?;
     let (bundle_tell, bundle) = watch::channel(None);
     let (tls_tell, tls) = watch::channel(None);
     let shared = Arc::new(Shared {
@@ -103,6 +128,7 @@ async fn serve(args: Serve) -> anyhow::Result<()> {
             controller: args.controller,
             native_sidecars,
             version: env!("CARGO_PKG_VERSION").into(),
+            sidecar,
         },
         bundle,
         namespaces: HashMap::new().into(),

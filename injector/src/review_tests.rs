@@ -14,6 +14,7 @@ fn settings() -> Settings {
         controller: "weft-controller.weft-system.svc:15012".into(),
         native_sidecars: true,
         version: "0.1.0".into(),
+        sidecar: crate::sidecar::Sidecar::default(),
     }
 }
 fn pod() -> Value {

@@ -60,6 +60,7 @@ impl Injector {
                 controller: "weft-controller.weft-system.svc:15012".into(),
                 native_sidecars: true,
                 version: "0.1.0".into(),
+                sidecar: weft_injector::sidecar::Sidecar::default(),
             },
             bundle: watch::channel(Some("-----BEGIN CERTIFICATE-----".into())).1,
             namespaces: HashMap::new().into(),
