@@ -97,6 +97,15 @@ fn unknown_annotations_are_told_with_what_may_be_meant() {
     );
 }
 
+#[test]
+fn the_document_has_every_annotation_and_no_other() {
+    let text = include_str!("../../docs/injection.md");
+    let documented: BTreeSet<_> =
+        text.lines().filter_map(|l| l.strip_prefix("| `weft.dev/")?.split('`').next()).collect();
+    let known: BTreeSet<_> = KNOWN.iter().filter_map(|k| k.strip_prefix("weft.dev/")).collect();
+    assert_eq!(documented, known);
+}
+
 proptest! {
     #[test]
     fn no_value_panics(name in 0..KNOWN.len(), value in "\\PC{0,80}") {

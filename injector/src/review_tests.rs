@@ -97,6 +97,30 @@ fn a_pod_gets_init_container_and_native_sidecar_before_its_own() {
     );
 }
 
+/// A proxy that crashes finds what it knew, and the pod stays captured meanwhile: rules and state outlive the container.
+#[test]
+fn row_56_a_crash_of_the_proxy_loses_neither_state_nor_capture() {
+    for native in ["true", "false"] {
+        let mut p = pod();
+        p["metadata"]["annotations"] = json!({"weft.dev/native-sidecar": native});
+        let after = injected(&p);
+        let all = ["initContainers", "containers"].map(|l| after["spec"][l].as_array().unwrap().clone()).concat();
+        let proxy = all.iter().find(|c| c["name"] == PROXY).unwrap();
+        let mounted = proxy["volumeMounts"].as_array().unwrap().iter().any(|m| m["name"] == "weft-state");
+        let volumes = after["spec"]["volumes"].as_array().unwrap();
+        let state = volumes.iter().find(|v| v["name"] == "weft-state").unwrap();
+        assert!(mounted && state["emptyDir"]["medium"] == "Memory", "of the pod, not of the container");
+        // nobody but the init container may touch the rules, and it ends before the application begins
+        let able: Vec<_> =
+            all.iter().filter(|c| c["securityContext"]["capabilities"]["add"].is_array()).map(|c| &c["name"]).collect();
+        assert_eq!(able, [INIT]);
+        assert!(proxy["lifecycle"]["preStop"]["exec"]["command"].as_array().unwrap().iter().all(|w| w != "remove"));
+        // one that stands still for a minute is started anew, one that is slow is not
+        let live = &proxy["livenessProbe"];
+        assert_eq!(live["periodSeconds"].as_u64().unwrap() * live["failureThreshold"].as_u64().unwrap(), 60);
+    }
+}
+
 /// Pod Security Standards, "restricted": everything but the init container.
 #[test]
 fn row_65_only_the_init_container_needs_more_than_the_restricted_profile() {
