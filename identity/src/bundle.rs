@@ -23,7 +23,7 @@ pub enum BundleError {
     Pem(Box<str>),
     #[error("bundle names no trust domain (a line \"trust-domain: <name>\") and none is configured")]
     NoTrustDomain,
-    #[error("bundle is of trust domain {got:?}, expected {expected:?}")]
+    #[error("bundle is of trust domain {got:?}, expected {expected:?} (trustDomain, --trust-domain)")]
     WrongTrustDomain { expected: Box<str>, got: Box<str> },
     #[error("bundle {path}: {source}")]
     Io { path: Box<str>, source: std::io::Error },

@@ -75,8 +75,8 @@ pub async fn namespaces(client: Client, shared: Arc<Shared>) {
     }
 }
 
-/// Keeps the trust bundle. One that is deleted or empty leaves the last one in force: pods that start with it are told of newer ones by the controller.
-pub async fn bundle(client: Client, namespace: &str, tell: watch::Sender<Option<Arc<str>>>) {
+/// Keeps the trust bundle. One that is deleted, empty or of another trust domain leaves the last one in force: pods that start with it are told of newer ones by the controller.
+pub async fn bundle(client: Client, namespace: &str, trust_domain: &str, tell: watch::Sender<Option<Arc<str>>>) {
     let config = watcher::Config::default().fields(&format!("metadata.name={BUNDLE}"));
     let stream =
         watcher::watcher(Api::<ConfigMap>::namespaced(client, namespace), config).default_backoff().applied_objects();
@@ -85,7 +85,7 @@ pub async fn bundle(client: Client, namespace: &str, tell: watch::Sender<Option<
         match event {
             Ok(map) => {
                 let pem = map.data.as_ref().and_then(|d| d.get("bundle.pem"));
-                match pem.map(|p| (p, weft_identity::Bundle::from_pem(p, None))) {
+                match pem.map(|p| (p, weft_identity::Bundle::from_pem(p, Some(trust_domain)))) {
                     Some((pem, Ok(bundle))) => {
                         tracing::info!(version = bundle.version(), "trust bundle");
                         tell.send_replace(Some(pem.as_str().into()));

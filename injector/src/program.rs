@@ -151,7 +151,7 @@ async fn serve(args: Serve) -> anyhow::Result<()> {
     let background = async {
         tokio::join!(
             cluster::namespaces(client.clone(), shared.clone()),
-            cluster::bundle(client.clone(), &namespace, bundle_tell),
+            cluster::bundle(client.clone(), &namespace, &shared.settings.trust_domain, bundle_tell),
             cluster::serving(client.clone(), &namespace, shared.clone(), tls_tell),
             cluster::report(client.clone(), &namespace, &me, shared.clone()),
         )

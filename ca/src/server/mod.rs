@@ -78,7 +78,10 @@ pub enum CaError {
     Store(#[from] StoreError),
     #[error(transparent)]
     State(#[from] StateError),
-    #[error("the state is of trust domain {got:?}, configured is {expected:?}")]
+    #[error(
+        "the state is of trust domain {got:?}, configured is {expected:?} (trustDomain, --trust-domain): configure {got:?} again, \
+         or begin anew (docs/ca.md, another trust domain)"
+    )]
     WrongTrustDomain { expected: String, got: String },
     #[error("own certificate: {0}")]
     Own(#[from] CredentialsError),

@@ -59,6 +59,38 @@ pub fn helm(verb: &str, words: &[&str]) {
     assert!(out.status.success(), "helm {verb}: {}", text(&out));
 }
 
+/// The release with other values. Turned back by [`Upgraded::back`], or when a test fails: the tests after it want the values of before.
+pub struct Upgraded(bool);
+
+impl Upgraded {
+    pub async fn to(words: &[&str]) -> Self {
+        helm("upgrade", words);
+        let this = Upgraded(true);
+        installed().await;
+        this
+    }
+
+    /// Does not wait for what the values make of it.
+    pub fn begun(words: &[&str]) -> Self {
+        helm("upgrade", &[words, &["--wait=false"]].concat());
+        Upgraded(true)
+    }
+
+    pub async fn back(mut self) {
+        self.0 = false;
+        helm("rollback", &[]);
+        installed().await;
+    }
+}
+
+impl Drop for Upgraded {
+    fn drop(&mut self) {
+        if self.0 {
+            let _ = Command::new("helm").args(["rollback", "weft", "--namespace", SYSTEM, "--wait"]).output();
+        }
+    }
+}
+
 /// A Deployment with a ServiceAccount and a Service, all of one name: the sample application on port 8080, its Service's port 80.
 pub struct Workload {
     name: String,

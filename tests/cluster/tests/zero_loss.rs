@@ -8,7 +8,7 @@ use std::process::Command;
 use weft_test_cluster::{
     SOON, eventually,
     load::{Load, change, kill, restart, server, stamp},
-    mesh::{SYSTEM, helm, installed},
+    mesh::{SYSTEM, Upgraded},
     text,
 };
 
@@ -84,32 +84,6 @@ async fn the_control_plane_restarts() {
     }
     load.phase("restarts are over");
     load.finish().await;
-}
-
-/// The release with other values. Turned back by [`Upgraded::back`], or when a test fails: the tests after it want the values of before.
-struct Upgraded(bool);
-
-impl Upgraded {
-    async fn to(words: &[&str]) -> Self {
-        helm("upgrade", words);
-        let this = Upgraded(true);
-        installed().await;
-        this
-    }
-
-    async fn back(mut self) {
-        self.0 = false;
-        helm("rollback", &[]);
-        installed().await;
-    }
-}
-
-impl Drop for Upgraded {
-    fn drop(&mut self) {
-        if self.0 {
-            let _ = Command::new("helm").args(["rollback", "weft", "--namespace", SYSTEM, "--wait"]).output();
-        }
-    }
 }
 
 /// Values change, so that everything is replaced, and change back.
