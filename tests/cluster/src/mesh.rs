@@ -269,10 +269,15 @@ pub struct Answer {
 }
 
 impl Caller {
-    /// A shell command in the pod.
+    /// A shell command in the pod: all that it prints. What kubectl itself has to say, such as a warning when a stream ends, is not part of it.
     pub fn sh(&self, script: &str) -> String {
-        let place = ["exec", "-n", &self.namespace, &self.pod, "-c", "app", "--", "sh", "-c", script];
-        text(&Command::new("kubectl").args(place).output().unwrap())
+        let script = format!("exec 2>&1; {script}");
+        let place = ["exec", "-n", &self.namespace, &self.pod, "-c", "app", "--", "sh", "-c", &script];
+        let out = Command::new("kubectl").args(place).output().unwrap();
+        match out.stdout.is_empty() {
+            true => text(&out),
+            false => String::from_utf8_lossy(&out.stdout).into_owned(),
+        }
     }
 
     /// One GET; `flags` are curl's.

@@ -134,7 +134,7 @@ fn rotate(what: &str) -> String {
     let words = ["-n", SYSTEM, "exec", "deploy/weft-ca", "--", "weft-ca", "rotate", what, "--kubernetes"];
     let out = Command::new("kubectl").args(words).output().unwrap();
     assert!(out.status.success(), "rotate {what}: {}", text(&out));
-    text(&out)
+    String::from_utf8_lossy(&out.stdout).into_owned()
 }
 
 /// Leaves that live for 20 s are renewed; then the issuer is made anew, then the root.
