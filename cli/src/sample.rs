@@ -21,6 +21,13 @@ use tokio::{
 /// What is under way after SIGTERM gets this long; the kubelet's patience is 30 s unless a pod says otherwise.
 const FAREWELL: Duration = Duration::from_secs(20);
 
+/// The standard health service (grpc.health.v1).
+const HEALTH: &str = "/grpc.health.v1.Health/Check";
+/// Messages of gRPC: no compression, length, then the message.
+static EMPTY: [u8; 5] = [0; 5];
+/// `status: SERVING`, field 1 of HealthCheckResponse.
+static SERVING: [u8; 7] = [0, 0, 0, 0, 2, 8, 1];
+
 #[derive(Parser, Clone, Debug)]
 pub struct Args {
     /// Address to listen on; `:8080` means every address
@@ -38,7 +45,7 @@ pub struct Args {
     /// How long a slow request waits, e.g. 400ms or 2s
     #[arg(long, default_value = "0ms", value_parser = duration)]
     pub delay: Duration,
-    /// Answer gRPC calls (any method) with an empty message and `grpc-status: 0`
+    /// Answer gRPC calls (any method) with an empty message and `grpc-status: 0`; the health service says whether it serves
     #[arg(long)]
     pub grpc: bool,
     /// Call this, again and again: http://HOST[:PORT]/PATH, or grpc://HOST[:PORT]/SERVICE/METHOD; several are separated by commas
@@ -84,8 +91,8 @@ async fn answer(args: Arc<Args>, request: Request<Incoming>) -> Result<Response<
     let mut response = if grpc {
         let mut trailers = HeaderMap::new();
         trailers.insert("grpc-status", HeaderValue::from_static(if failed { "14" } else { "0" }));
-        // one empty message: no compression, length zero
-        let mut r = Response::new(body(vec![Frame::data(Bytes::from_static(&[0; 5])), Frame::trailers(trailers)]));
+        let message = if head.uri.path() == HEALTH { &SERVING[..] } else { &EMPTY[..] };
+        let mut r = Response::new(body(vec![Frame::data(Bytes::from_static(message)), Frame::trailers(trailers)]));
         r.headers_mut().insert("content-type", HeaderValue::from_static("application/grpc"));
         r
     } else {

@@ -5,10 +5,14 @@
 use k8s_openapi::api::core::v1::Event;
 use kube::api::{Api, ListParams};
 use serde_json::{Value, json};
-use std::time::{Duration, Instant};
+use std::{
+    process::Command,
+    time::{Duration, Instant},
+};
 use weft_test_cluster::{
     Namespace, SOON, eventually,
     mesh::{self, Caller, ENABLED, Workload, policy},
+    text,
 };
 
 fn outside() -> Value {
@@ -65,6 +69,9 @@ async fn plain_text_to_permissive_and_strict() {
     assert_eq!((meshed.get(&open, "").status, meshed.get(&closed, "").status), (200, 200));
 }
 
+/// A workload that is not well: name, probe, arguments; the sidecar's path below /probe and what it says there.
+type Ill = (&'static str, Value, &'static [&'static str], Option<(&'static str, &'static str)>);
+
 /// The kubelet has no certificate, and its probes pass all the same: the pod becomes ready, and is not restarted by a liveness probe that would need one failure only.
 #[tokio::test]
 #[ignore = "needs a cluster with the chart"]
@@ -88,11 +95,26 @@ async fn probes_of_strict_workloads() {
             json!({"httpGet": {"path": "/healthy?now", "port": "http", "httpHeaders": [{"name": "x-probe", "value": "1"}]}}),
         ),
         ("exec", json!({"exec": {"command": ["weft", "--version"]}})),
-        // ("tcp", json!({"tcpSocket": {"port": 8080}})),
-        // ("grpc", json!({"grpc": {"port": 8080}})),
+        ("tcp", json!({"tcpSocket": {"port": 8080}})),
+        ("grpc", json!({"grpc": {"port": 8080, "service": "shop.v1.Orders"}})),
     ];
-    let sick = Workload::sample("sick", &["--fail-percent=100"]);
-    sick.apply(&ns).await;
+    // of an application that fails, one that does not listen there, one that does not serve: what the sidecar says, which asks for the kubelet
+    let ill: [Ill; 4] = [
+        ("sick", json!({"httpGet": {"path": "/ready", "port": 8080}}), &["--fail-percent=100"], None),
+        ("deaf", json!({"tcpSocket": {"port": 8081}}), &[], Some(("tcp/8081", "refused"))),
+        (
+            "idle",
+            json!({"grpc": {"port": 8080}}),
+            &["--grpc", "--fail-percent=100"],
+            Some(("grpc/8080", "grpc-status 14")),
+        ),
+        ("other", json!({"grpc": {"port": 8080}}), &[], Some(("grpc/8080", "it has no grpc-status"))),
+    ];
+    for (name, probe, args, _) in &ill {
+        let mut probe = probe.clone();
+        probe["periodSeconds"] = json!(1);
+        Workload::sample(name, args).container(json!({"readinessProbe": probe})).apply(&ns).await;
+    }
     ns.start(all.clone().map(|(name, probe)| probed(name, probe))).await;
     let since = Instant::now();
     let plain = ns.caller_with("plain", outside(), json!({})).await;
@@ -112,15 +134,33 @@ async fn probes_of_strict_workloads() {
     };
     eventually("probed for six seconds", SOON, well).await;
 
-    // the application does see them: one that fails is not ready
     let events: Api<Event> = Api::namespaced(ns.client.clone(), &ns.name);
-    let unhealthy = async || {
-        let list =
-            events.list(&ListParams::default().fields("reason=Unhealthy")).await.map_err(|e| e.to_string())?.items;
-        let said: Vec<String> = list.into_iter().filter_map(|e| e.message).collect();
-        if said.iter().any(|m| m.contains("statuscode: 503")) { Ok(()) } else { Err(format!("{said:?}")) }
-    };
-    eventually("an Event about the sick one", SOON, unhealthy).await;
+    for (name, _, _, asked) in &ill {
+        let heard = async || {
+            let list =
+                events.list(&ListParams::default().fields("reason=Unhealthy")).await.map_err(|e| e.to_string())?.items;
+            let of = |e: &Event| e.involved_object.name.as_ref().is_some_and(|n| n.starts_with(&format!("{name}-")));
+            let said: Vec<String> = list.into_iter().filter(of).filter_map(|e| e.message).collect();
+            match said.iter().any(|m| m.starts_with("Readiness probe failed") && m.contains("statuscode: 503")) {
+                true => Ok(()),
+                false => Err(format!("{said:?}")),
+            }
+        };
+        eventually(&format!("an Event about {name}"), SOON, heard).await;
+        let status = ns.pods_of(name).await.remove(0).status.unwrap();
+        // the sidecar is well, the application runs, and it is not ready
+        let app = status.container_statuses.iter().flatten().find(|c| c.name == "app").unwrap();
+        let sidecar = status.init_container_statuses.iter().flatten().find(|c| c.name == "weft-proxy").unwrap();
+        let running = app.state.as_ref().is_some_and(|s| s.running.is_some());
+        assert!(sidecar.ready && running && !app.ready && app.restart_count == 0, "{name}: {status:?}");
+        if let Some((probe, words)) = asked {
+            let url = format!("http://{}:15020/probe/{probe}", status.pod_ip.unwrap());
+            let out =
+                Command::new("curl").args(["-s", "--max-time", "5", "-w", "%{http_code}", &url]).output().unwrap();
+            let said = text(&out);
+            assert!(said.ends_with("503") && said.contains(words), "{name}: {said}");
+        }
+    }
 }
 
 /// `AuthorizationPolicy`: in dry-run mode it only counts, then it decides; by identity, method and path. The probes still pass.
@@ -152,7 +192,7 @@ async fn who_may_call() {
     let pod = ns.pods_of("web").await.remove(0).metadata.name.unwrap();
     let counted = |mode: &str| {
         let metrics = String::from_utf8(
-            std::process::Command::new("kubectl")
+            Command::new("kubectl")
                 .args(["get", "--raw", &format!("/api/v1/namespaces/{}/pods/{pod}:15020/proxy/metrics", ns.name)])
                 .output()
                 .unwrap()
