@@ -51,6 +51,14 @@ pub fn check_index(index: &Index) -> Vec<Finding> {
     check.found
 }
 
+/// Mistakes in routes that no status speaks of, since the route does what it says: retries of a client's own error, weights of 0, a consumer that is not meshed.
+pub fn route_warnings(index: &Index) -> Vec<Finding> {
+    let mut check = Check { index, judge: Judge::new(index), found: Vec::new() };
+    check.at_a_glance();
+    check.found.retain(|f| f.severity != Severity::Info);
+    check.found
+}
+
 struct Check<'i> {
     index: &'i Index,
     judge: Judge<'i>,

@@ -23,6 +23,17 @@ impl Check<'_> {
         }
     }
 
+    /// What a route's own fields and its namespace show, for every change of a running mesh: nothing that must be compiled.
+    pub(super) fn at_a_glance(&mut self) {
+        for (key, stored) in self.index.routes() {
+            self.consumers(key, stored);
+            self.weights(stored);
+            for (i, rule) in http_rules(&stored.object).unwrap_or_default().iter().enumerate() {
+                self.retries(stored, &format!("spec.rules[{i}]"), rule);
+            }
+        }
+    }
+
     /// A consumer route is applied by the sidecars of its namespace: without any, by nobody.
     fn consumers(&mut self, key: &ObjectKey, stored: &Stored) {
         for (service, i) in refs::service_parents(&stored.object) {
@@ -127,6 +138,11 @@ impl Check<'_> {
                 self.say(Warning, "backend-empty", stored, &format!("{field}.name"), message, fix);
             }
         }
+        self.weights(stored);
+    }
+
+    /// Rules whose requests go nowhere.
+    fn weights(&mut self, stored: &Stored) {
         let weights: Vec<(usize, Vec<u32>)> = match &stored.object {
             Object::HTTPRoute(r) => r
                 .spec

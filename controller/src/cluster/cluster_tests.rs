@@ -307,6 +307,8 @@ async fn what_has_no_status_gets_an_event_once() {
     let mut broken = objects(&route("HTTPRoute", "shop", "broken", "name: orders", RULES)).remove(0);
     broken["spec"]["rules"] = json!("none");
     api.apply(broken);
+    let doubtful = "[{backendRefs: [{name: orders, port: 80, weight: 0}], retry: {attempts: 1, codes: [404]}}]";
+    load(&api, &route("HTTPRoute", "shop", "doubtful", "name: orders", doubtful));
     let s = started(api).await;
     let events = |api: &FakeApi| -> Vec<String> {
         let all = api.all("events.k8s.io", "events");
@@ -327,7 +329,14 @@ async fn what_has_no_status_gets_an_event_once() {
     seen.sort();
     let notes: Vec<String> = s.api.all("events.k8s.io", "events").iter().map(|e| e["note"].to_string()).collect();
     assert!(notes.iter().any(|n| n.contains("spec.ports[1].appProtocol: \\\"carrier/pigeon")), "{notes:?}");
-    assert_eq!(seen, ["HTTPRoute broken Unreadable", "Pod odd-9 InvalidAnnotation", "Service odd UnknownAppProtocol"]);
+    let expected = [
+        "HTTPRoute broken Unreadable",
+        "HTTPRoute doubtful RetryOfClientError",
+        "HTTPRoute doubtful WeightsZero",
+        "Pod odd-9 InvalidAnnotation",
+        "Service odd UnknownAppProtocol",
+    ];
+    assert_eq!(seen, expected);
 }
 
 #[tokio::test(start_paused = true)]

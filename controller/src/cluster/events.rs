@@ -1,6 +1,7 @@
-//! Events for mistakes on objects that have no status to say them in: Services, Pods, Namespaces, and whatever cannot be read.
+//! Events for mistakes that no status says: on Services, Pods, Namespaces, on what cannot be read, and on routes that do what they say but hardly what was meant.
 
 use crate::{
+    check,
     facts::{EXCLUDE_INBOUND, EXCLUDE_OUTBOUND, INJECT_LABEL},
     metrics::Metrics,
     object::{Kind, Object, ObjectKey, Stored},
@@ -71,6 +72,12 @@ pub fn remarks(world: &World, cluster: &Cluster) -> BTreeSet<Remark> {
                 _ => {}
             }
         }
+        for f in check::route_warnings(index) {
+            let Some(key) = parse(&f.object) else { continue };
+            let Some(stored) = index.get(&key) else { continue };
+            let note = format!("{}: {} ({})", f.field, f.message, f.fix);
+            out.insert(remark(&key, stored, reason(f.code), note));
+        }
         for (workload, name, reason) in world.refusals() {
             if let ResourceName::Endpoints(s) = &name {
                 let key = ObjectKey::new(Kind::Service, &s.namespace, &s.name);
@@ -88,6 +95,20 @@ pub fn remarks(world: &World, cluster: &Cluster) -> BTreeSet<Remark> {
         out.insert(Remark { key, uid, reason: "Unreadable", note: format!("{}: {} ({})", f.field, f.message, f.fix) });
     }
     out
+}
+
+/// The code of a finding as the reason of an Event.
+fn reason(code: &str) -> &'static str {
+    match code {
+        "consumer-not-meshed" => "ConsumerNotMeshed",
+        "no-backends" => "NoBackends",
+        "weights-zero" => "WeightsZero",
+        "retry-code-4xx" => "RetryOfClientError",
+        "retry-not-idempotent" => "RetryNotIdempotent",
+        "retry-exceeds-timeout" => "RetryExceedsTimeout",
+        "backoff-exceeds-timeout" => "BackoffExceedsTimeout",
+        _ => "Doubtful",
+    }
 }
 
 fn remark(key: &ObjectKey, stored: &Stored, reason: &'static str, note: String) -> Remark {
