@@ -396,8 +396,11 @@ async fn webhook(cluster: &Cluster, system: &str, r: &mut Report) {
     }
     // asked as the API server asks it: a pod that is not kept
     let Ok(namespaces) = cluster.list("/api/v1/namespaces").await else { return };
-    let Some(ns) = namespaces.iter().find(|n| text(n, "/metadata/labels/weft.dev~1inject") == "enabled").map(name)
-    else {
+    // one that is being deleted takes no pods
+    let usable = |n: &&Value| {
+        text(n, "/metadata/labels/weft.dev~1inject") == "enabled" && n["metadata"]["deletionTimestamp"].is_null()
+    };
+    let Some(ns) = namespaces.iter().find(usable).map(name) else {
         return r.warn(
             "no namespace is labelled: nothing is meshed",
             "kubectl label namespace NAME weft.dev/inject=enabled, then restart its workloads",
@@ -411,7 +414,7 @@ async fn webhook(cluster: &Cluster, system: &str, r: &mut Report) {
             format!("a pod made in {ns} gets no sidecar (dry run)"),
             format!("kubectl get mutatingwebhookconfiguration weft-injector -o yaml; {logs}"),
         ),
-        Err(Problem::Forbidden(_)) => {}
+        Err(e @ Problem::Forbidden(_)) => r.unseen(&format!("whether a pod made in {ns} gets a sidecar"), &e),
         Err(e) => r.error(
             format!("a pod cannot be made in {ns} (dry run): {e}"),
             format!("can the API server reach weft-injector? {logs}"),
