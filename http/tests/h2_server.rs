@@ -256,9 +256,45 @@ fn an_early_answer_ends_the_upload() {
     assert_eq!(t.say([data(1, 0, &[0; 16_384]), data(1, 0, &[0; 16_384])].concat()), [""; 0]);
     assert_eq!(t.hear(), ["WINDOW_UPDATE 1 32768"]);
     assert_eq!(t.say(window(1, 6)), ["sent 1 6 end"]);
-    assert_eq!(t.hear(), ["DATA 1 6 end", "RST_STREAM 1 NO_ERROR"]);
+    assert_eq!(t.hear(), ["DATA 1 6 end", "PING"]);
+    assert_eq!(t.say([data(1, 0, &[0; 100]), frame(6, 1, 0, b"weft-lng")].concat()), [""; 0]);
+    assert_eq!(t.hear(), ["RST_STREAM 1 NO_ERROR"]);
     assert_eq!(t.say([data(1, 0, &[0; 100]), rst(1, 8)].concat()), [""; 0], "on its way already");
     assert!(t.c.is_idle());
+}
+
+#[test]
+fn an_early_answer_is_not_lost_to_a_reset() {
+    let mut t = Talk::server(Config { max_streams: 3, ..Config::default() });
+    t.say([request(1, 0, &[]), request(3, 0, &[])].concat());
+    let early = |t: &mut Talk, id: u32| {
+        let stream = t.id(id);
+        t.c.send_head(stream, &answer(403, &[]), true).unwrap();
+        t.c.discard(stream);
+    };
+    early(&mut t, 1);
+    assert_eq!(t.hear(), ["HEADERS 1 :status=403 end", "PING"]);
+    early(&mut t, 3);
+    assert_eq!(t.hear(), ["HEADERS 3 :status=403 end"], "one PING at a time");
+    // the rest of the first was on its way: that stream has ended well
+    assert_eq!(t.say([data(1, END, b"small"), frame(6, 1, 0, b"weft-lng")].concat()), [""; 0]);
+    assert_eq!(t.hear(), ["PING"], "the other's end may have come after the first PING");
+    assert_eq!(t.say(frame(6, 1, 0, b"weft-lng")), [""; 0]);
+    assert_eq!(t.hear(), ["RST_STREAM 3 NO_ERROR"]);
+    assert!(t.c.is_idle());
+    assert_eq!(t.say(frame(6, 1, 0, b"weft-lng")), [""; 0], "not asked");
+
+    // a client that answers no PING and ends nothing does not take the room of new streams
+    t.say([request(5, 0, &[]), request(7, 0, &[])].concat());
+    t.hear();
+    early(&mut t, 5);
+    early(&mut t, 7);
+    t.say(request(9, 0, &[]));
+    t.hear();
+    assert_eq!(t.say(request(11, 0, &[])), ["request 11 POST /cart"]);
+    let mut heard = t.hear();
+    heard.sort();
+    assert_eq!(heard, ["RST_STREAM 5 NO_ERROR", "RST_STREAM 7 NO_ERROR"]);
 }
 
 #[test]

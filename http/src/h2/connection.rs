@@ -4,7 +4,9 @@ use super::fields::Allowed;
 use super::frame::{DEFAULT_WINDOW, MAX_WINDOW, MIN_MAX_FRAME, PREFACE, control, settings};
 use super::limits::Limits;
 use super::receive::{Block, Reading};
-use super::streams::{OurResets, Queue, QueuedEnd, Receiving, Sending, Stream, StreamId, Streams, UNKNOWN_LENGTH};
+use super::streams::{
+    Linger, OurResets, Queue, QueuedEnd, Receiving, Sending, Stream, StreamId, Streams, UNKNOWN_LENGTH,
+};
 use super::{Abuse, Config, ConnectionError, ErrorCode, Event, Reason};
 use crate::h1::spare;
 use crate::hpack::{Decoder, Encoder};
@@ -15,6 +17,7 @@ use std::time::Instant;
 /// Payloads of our PINGs, so that their answers are told apart.
 pub(super) const KEEPALIVE: [u8; 8] = *b"weft-kal";
 pub(super) const DRAIN: [u8; 8] = *b"weft-end";
+pub(super) const LINGER: [u8; 8] = *b"weft-lng";
 
 /// What the peer's SETTINGS say.
 #[derive(Debug)]
@@ -72,6 +75,8 @@ pub struct Connection<T: Copy> {
     /// `open` was refused for want of room: tell when there is some.
     pub(super) wants_room: bool,
     pub(super) ping: Option<Instant>,
+    /// A PING behind ends of ours is under way; see [`Linger`].
+    pub(super) lingering: bool,
     pub(super) limits: Limits,
     pub(super) failed: Option<ConnectionError>,
 }
@@ -131,6 +136,7 @@ impl<T: Copy> Connection<T> {
             peer_leaves: false,
             wants_room: false,
             ping: None,
+            lingering: false,
             limits: Limits::new(&config.rates),
             failed: None,
             config,
@@ -185,6 +191,7 @@ impl<T: Copy> Connection<T> {
             receiving: if self.server { Receiving::Body } else { Receiving::Head },
             sending: if self.server { Sending::Head } else { Sending::Body },
             discard: false,
+            linger: Linger::No,
             head_request: false,
             connect: false,
             interim: 0,

@@ -81,6 +81,9 @@ impl<T: Copy> Connection<T> {
                 return Ok(Purpose::Nothing);
             }
             self.last_peer_stream = id;
+            if self.streams.len() >= self.config.max_streams as usize {
+                self.linger_no_longer(false);
+            }
             return Ok(match self.streams.len() >= self.config.max_streams as usize {
                 true => Purpose::Refuse(RefusedStream, Reason::TooManyStreams),
                 false => Purpose::Request,

@@ -2,7 +2,7 @@
 //!
 //! A frame is judged as soon as its header is there: what is too large, or comes at the wrong time, is refused before its payload is buffered. DATA is never buffered.
 
-use super::connection::{Connection, DRAIN, KEEPALIVE, Leaving};
+use super::connection::{Connection, DRAIN, KEEPALIVE, LINGER, Leaving};
 use super::frame::settings::{self, Setting};
 use super::frame::{DEFAULT_WINDOW, HEADER_LEN, Header, MAX_WINDOW, PREFACE, control, flag, kind};
 use super::streams::{Receiving, Sending, StreamId, UNKNOWN_LENGTH};
@@ -531,6 +531,9 @@ impl<T: Copy> Connection<T> {
             self.control_frame(|out| control::put_ping(out, true, payload));
             self.check_control()?;
             return Ok(None);
+        }
+        if payload == LINGER {
+            self.linger_no_longer(true);
         }
         if payload == DRAIN && self.leaving == Leaving::Announced {
             self.go_away(ErrorCode::NoError);

@@ -1,9 +1,9 @@
 //! Messages out: heads, data within windows, queues and their turns, credit for what was received.
 
-use super::connection::{Connection, Leaving};
+use super::connection::{Connection, LINGER, Leaving};
 use super::frame::{HEADER_LEN, MAX_WINDOW, headers, put_data};
 use super::frame::{MIN_MAX_FRAME, control};
-use super::streams::{QueuedEnd, Receiving, Sending, StreamId};
+use super::streams::{Linger, QueuedEnd, Receiving, Sending, StreamId};
 use super::{ErrorCode, Event, OpenError, SendError};
 use crate::h1::spare;
 use crate::head::{Head, Pseudo, pool};
@@ -171,8 +171,8 @@ impl<T: Copy> Connection<T> {
             self.rst(stream.id, code);
         }
     }
-    /// The rest of what the peer sends on this stream is not wanted (early response): it is dropped and credited, and once our message has ended RST_STREAM(NO_ERROR) ends the
-    /// stream (RFC 9113, 8.1). No event but [`Event::Sent`] and a [`Event::Reset`] of the peer's follows.
+    /// The rest of what the peer sends on this stream is not wanted (early response): it is dropped and credited. When the peer has seen that our message has ended and has
+    /// not ended its own, RST_STREAM(NO_ERROR) ends the stream (RFC 9113, 8.1). No event but [`Event::Sent`] and a [`Event::Reset`] of the peer's follows.
     pub fn discard(&mut self, stream: StreamId) {
         let Some(s) = self.streams.get_mut(stream) else { return };
         s.discard = true;
@@ -188,7 +188,39 @@ impl<T: Copy> Connection<T> {
         if s.receiving == Receiving::Done {
             self.remove(stream);
         } else if s.discard && self.server {
-            self.rst(stream.id, ErrorCode::NoError);
+            self.linger(stream);
+        }
+    }
+    /// The peer has not ended its message, and need not.
+    fn linger(&mut self, stream: StreamId) {
+        if self.failed.is_some() {
+            return;
+        }
+        let asks = !std::mem::replace(&mut self.lingering, true);
+        if let Some(s) = self.streams.get_mut(stream) {
+            s.linger = if asks { Linger::Asked } else { Linger::Waits };
+        }
+        if asks {
+            self.control_frame(|out| control::put_ping(out, false, LINGER));
+        }
+    }
+    /// The peer has seen our end of the streams that were asked for, or there is no room to wait for that: RST_STREAM for those that it has not ended.
+    pub(super) fn linger_no_longer(&mut self, room: bool) {
+        if !std::mem::replace(&mut self.lingering, false) {
+            return;
+        }
+        let over = |s: &Linger| *s == Linger::Asked || (!room && *s == Linger::Waits);
+        let ids: Vec<u32> = self.streams.iter_mut().filter(|(_, s)| over(&s.linger)).map(|(id, _)| id.get()).collect();
+        for id in ids {
+            self.rst(id, ErrorCode::NoError);
+        }
+        let mut waiting = false;
+        for (_, s) in self.streams.iter_mut().filter(|(_, s)| s.linger == Linger::Waits) {
+            (s.linger, waiting) = (Linger::Asked, true);
+        }
+        if waiting {
+            self.lingering = true;
+            self.control_frame(|out| control::put_ping(out, false, LINGER));
         }
     }
 

@@ -42,6 +42,17 @@ pub(super) enum Sending {
     Done,
 }
 
+/// Server: our message has ended before the peer's, whose rest is dropped. RST_STREAM waits for a round trip, since clients exist that lose an answer to a RST_STREAM right behind
+/// it (curl 7.88), and most have sent the rest by then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Linger {
+    No,
+    /// For the next PING: one is under way that the peer may have answered before it saw our end.
+    Waits,
+    /// A PING follows our end: once it is answered the peer has seen both.
+    Asked,
+}
+
 /// How the message ends that waits in the queue.
 #[derive(Debug)]
 pub(super) enum QueuedEnd {
@@ -62,6 +73,7 @@ pub(super) struct Stream<T> {
     pub sending: Sending,
     /// What comes is dropped and credited; see [`discard`](super::Connection::discard).
     pub discard: bool,
+    pub linger: Linger,
     /// Client: the response has no body (HEAD), whatever its fields say.
     pub head_request: bool,
     /// Client: a 2xx response has no length (CONNECT).
