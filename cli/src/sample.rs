@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use bytes::Bytes;
 use clap::Parser;
 use http::{HeaderMap, HeaderValue, Request, Response};
-use http_body_util::{BodyExt, StreamBody, combinators::UnsyncBoxBody};
+use http_body_util::{BodyExt, Empty, StreamBody, combinators::UnsyncBoxBody};
 use hyper::body::{Frame, Incoming};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo},
@@ -89,10 +89,18 @@ async fn answer(args: Arc<Args>, request: Request<Incoming>) -> Result<Response<
     let grpc =
         args.grpc && head.headers.get("content-type").is_some_and(|v| v.as_bytes().starts_with(b"application/grpc"));
     let mut response = if grpc {
-        let mut trailers = HeaderMap::new();
-        trailers.insert("grpc-status", HeaderValue::from_static(if failed { "14" } else { "0" }));
-        let message = if head.uri.path() == HEALTH { &SERVING[..] } else { &EMPTY[..] };
-        let mut r = Response::new(body(vec![Frame::data(Bytes::from_static(message)), Frame::trailers(trailers)]));
+        let mut status = HeaderMap::new();
+        status.insert("grpc-status", HeaderValue::from_static(if failed { "14" } else { "0" }));
+        let health = head.uri.path() == HEALTH;
+        // an error has no message, and its status is in the head, as gRPC servers send it
+        let mut r = if failed && !health {
+            let mut r = Response::new(Empty::new().boxed_unsync());
+            *r.headers_mut() = status;
+            r
+        } else {
+            let message = if health { &SERVING[..] } else { &EMPTY[..] };
+            Response::new(body(vec![Frame::data(Bytes::from_static(message)), Frame::trailers(status)]))
+        };
         r.headers_mut().insert("content-type", HeaderValue::from_static("application/grpc"));
         r
     } else {

@@ -393,3 +393,11 @@ pub fn weft(words: &[&str]) -> Command {
     c.args(words);
     c
 }
+
+/// The lines of `weft stat` about the sidecars of a namespace.
+pub fn stat(ns: &Namespace, words: &[&str]) -> Vec<Value> {
+    let out = weft(&[&["stat", "-n", &ns.name, "-o", "json"], words].concat()).output().unwrap();
+    assert!(out.status.success(), "{}", text(&out));
+    let said: Value = serde_json::from_slice(&out.stdout).unwrap();
+    said["lines"].as_array().unwrap().clone()
+}

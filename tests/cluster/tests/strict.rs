@@ -229,7 +229,7 @@ async fn who_may_call() {
     }
     let denied = stranger.get(&url("/open/a"), "-D -");
     assert!(denied.text.contains("weft-error: not allowed for this identity"), "{denied:?}");
-    assert_eq!(stranger.grpc(&url("/open/Call"), 1)[&Some(7)], 1, "gRPC says it in its own words");
+    assert_eq!(stranger.grpc(&url("/open/Call"), 20), [(Some(7), 20)].into(), "gRPC says it in its own words");
     assert!(counted("enforce") > 0);
 
     // a denial wins over what is allowed
