@@ -191,6 +191,15 @@ async fn gateway_api(cluster: &Cluster, r: &mut Report) {
         let mut parts = v.trim_start_matches('v').split(['.', '-']);
         Some((parts.next()?.parse::<u32>().ok()?, parts.next()?.parse::<u32>().ok()?))
     };
+    // what the schema says; the version and the channel where none is there to read
+    let rule = "/schema/openAPIV3Schema/properties/spec/properties/rules/items/properties";
+    let served = of_api.iter().filter(|c| text(c, "/spec/names/plural") == "httproutes");
+    let fields: Vec<&Value> =
+        served.flat_map(|c| items(&c["spec"]["versions"])).filter_map(|v| v.pointer(rule)).collect();
+    let retries = |v| match fields.is_empty() {
+        true => v >= GATEWAY_API || channel.contains("experimental"),
+        false => fields.iter().any(|f| f.get("retry").is_some()),
+    };
     match versions.iter().map(|v| number(v)).min().flatten() {
         _ if versions.len() > 1 => r.warn(
             format!("Gateway API: CRDs of several versions ({shown})"),
@@ -200,7 +209,7 @@ async fn gateway_api(cluster: &Cluster, r: &mut Report) {
         Some(v) if v < GATEWAY_API_OLDEST => {
             r.error(format!("Gateway API {shown} is too old: GRPCRoute is not v1"), install)
         }
-        Some(v) if v < GATEWAY_API && !channel.contains("experimental") => {
+        Some(v) if !retries(v) => {
             r.warn(
                 format!("Gateway API {shown}, {channel} channel: HTTPRoute has no retry"),
                 format!("use TrafficPolicy for retries, or upgrade: {install}"),
