@@ -40,6 +40,8 @@ use tokio::{sync::watch, time::sleep};
 const SECRET: &str = "weft-injector-tls";
 const WEBHOOK: &str = "weft-injector";
 const BUNDLE: &str = "weft-trust-bundle";
+/// Seconds of one watch, as the controller's: a connection that only we believe in is given up soon after.
+const WATCH: u32 = 20;
 /// Row 62 asks for a repair within 10 s.
 const LOOK: Duration = Duration::from_secs(5);
 const REPORT: Duration = Duration::from_secs(60);
@@ -50,7 +52,8 @@ const PAGE: u32 = 500;
 
 /// Keeps what is known of namespaces.
 pub async fn namespaces(client: Client, shared: Arc<Shared>) {
-    let stream = watcher::watcher(Api::<Namespace>::all(client), watcher::Config::default()).default_backoff();
+    let stream =
+        watcher::watcher(Api::<Namespace>::all(client), watcher::Config::default().timeout(WATCH)).default_backoff();
     pin_mut!(stream);
     let known = |n: &Namespace| {
         let copy = |m: &BTreeMap<String, String>| {
@@ -77,7 +80,7 @@ pub async fn namespaces(client: Client, shared: Arc<Shared>) {
 
 /// Keeps the trust bundle. One that is deleted, empty or of another trust domain leaves the last one in force: pods that start with it are told of newer ones by the controller.
 pub async fn bundle(client: Client, namespace: &str, trust_domain: &str, tell: watch::Sender<Option<Arc<str>>>) {
-    let config = watcher::Config::default().fields(&format!("metadata.name={BUNDLE}"));
+    let config = watcher::Config::default().timeout(WATCH).fields(&format!("metadata.name={BUNDLE}"));
     let stream =
         watcher::watcher(Api::<ConfigMap>::namespaced(client, namespace), config).default_backoff().applied_objects();
     pin_mut!(stream);

@@ -182,7 +182,7 @@ async fn definitions(client: Client, trigger: mpsc::Sender<BTreeSet<String>>) {
     let mut known: BTreeMap<Arc<str>, Option<String>> = BTreeMap::new();
     let mut failures = 0;
     loop {
-        let stream = watcher(api.clone(), watcher::Config::default().page_size(super::PAGE));
+        let stream = watcher(api.clone(), watcher::Config::default().page_size(super::PAGE).timeout(super::WATCH));
         pin_mut!(stream);
         while let Some(event) = stream.next().await {
             let (meta, there) = match event {

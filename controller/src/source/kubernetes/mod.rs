@@ -36,6 +36,8 @@ use tokio_util::sync::CancellationToken;
 
 /// Objects of one page of a list. A page is held as text and as trees until it is read: 100 Pods of 10 KiB are 4 MB for a moment.
 const PAGE: u32 = 100;
+/// Seconds of one watch, after which the next begins where it ended. A connection that only we believe in says nothing any more: it is given up five seconds later.
+const WATCH: u32 = 20;
 /// Changes that follow each other within this time are one; the first after quiet goes at once.
 const COALESCE: Duration = Duration::from_millis(10);
 /// Objects of one update.
@@ -154,7 +156,7 @@ async fn follow(kind: Kind, api: Api<Item>, whole: bool, metrics: Arc<Metrics>, 
     };
     let _alive = metrics.watching(kind);
     loop {
-        let stream = watcher::watcher(api.clone(), watcher::Config::default().page_size(PAGE));
+        let stream = watcher::watcher(api.clone(), watcher::Config::default().page_size(PAGE).timeout(WATCH));
         pin_mut!(stream);
         while let Some(event) = stream.next().await {
             let event = match event {
